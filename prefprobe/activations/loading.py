@@ -1,0 +1,169 @@
+"""A chat or base model, ready for forward passes: weights, tokenizer and how a prompt is rendered."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from prefprobe.activations.sources import cache_root, fetch
+from prefprobe.config import ModelSettings
+from prefprobe.errors import BadConfig, TemporaryFailure
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass
+class LoadedModel:
+    """A causal language model in evaluation mode, and its prompt format."""
+
+    backbone: Any
+    """The stack of blocks without the head; `backbone.layers[L]` is block L, 0-based."""
+    head: Any
+    """Maps the final hidden state (…, d) to logits (…, vocabulary)."""
+    tokenizer: Any
+    chat: bool
+    """Render with the chat template; False reads bare text, as base models do."""
+    device: torch.device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks of the architecture, also after `drop_above`."""
+        return int(self.backbone.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """d, the width of the residual stream."""
+        return int(self.backbone.config.hidden_size)
+
+    def drop_above(self, layer: int) -> None:
+        """Forget the blocks above `layer`, which extraction never needs."""
+        self.backbone.layers = self.backbone.layers[: layer + 1]
+
+    def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:
+        """Token ids of one rendered prompt, ready for the answer, with at most one BOS.
+
+        A template without a system turn gets the system prompt at the head of the user's turn.
+        """
+        if not self.chat:
+            bare = text if system is None else f"{system}\n\n{text}"
+            return list(self.tokenizer(bare)["input_ids"])
+        user = {"role": "user", "content": text}
+        try:
+            messages = [user] if system is None else [{"role": "system", "content": system}, user]
+            rendered = self._render(messages)
+        except TemplateError:
+            rendered = self._render([{"role": "user", "content": f"{system}\n\n{text}"}])
+        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        # some templates print today's date, which would give another prompt every day
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, date_string="01 Jan 2025"
+            )
+        )
+
+
+def load_model(settings: ModelSettings, revision: str, *, untrained_seed: int | None = None) -> LoadedModel:
+    """Load `settings.source` at `revision`, merge its adapter, and move it to the device.
+
+    With `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
+    Raises BadConfig for a source that is not a loadable model, TemporaryFailure for a device that is lost.
+    """
+    device = _device(settings.device)
+    folder = _safetensors_folder(fetch(settings.source, revision), revision)
+    dtype = getattr(torch, settings.dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if untrained_seed is None:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+            )
+        else:
+            torch.manual_seed(untrained_seed)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadConfig(f"{settings.source}: transformers cannot load this model: {reason}") from error
+    if settings.adapter is not None and untrained_seed is None:
+        model = _merged(model, settings.adapter)
+    if settings.chat and not tokenizer.chat_template:
+        raise BadConfig(f"{settings.source}: the tokenizer has no chat template; set `chat: false` for a base model.")
+    try:
+        model = model.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise BadConfig(
+            f"{settings.source}: the model does not fit on {device}; use a larger GPU or bfloat16."
+        ) from error
+    model.requires_grad_(False)
+    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, settings.chat, device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TemporaryFailure(
+            "device: cuda was asked for, and this node has no usable GPU; another node may have one."
+        )
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def _merged(model: Any, adapter: str) -> Any:
+    from peft import PeftModel
+
+    folder = fetch(adapter, "main")
+    if not (folder / "adapter_model.safetensors").exists():
+        raise BadConfig(
+            f"{adapter}: the adapter folder holds no adapter_model.safetensors; save it with peft as safetensors."
+        )
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+def _safetensors_folder(path: Path, revision: str) -> Path:
+    """`path` itself if it is a folder; a GGUF file is de-quantised once into the cache, in float32 as it is exact."""
+    if path.is_dir():
+        return path
+    folder = cache_root() / "models" / revision
+    if (folder / "model.safetensors").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f"{revision}.*"):  # of a process that was killed
+        if not Path(f"/proc/{left.suffix[1:]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    building = folder.with_suffix(f".{os.getpid()}")
+    building.mkdir(exist_ok=True)
+    try:
+        _convert(path, building)
+        building.rename(folder)
+    except OSError:
+        if not (folder / "model.safetensors").exists():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    except (ValueError, OSError) as error:
+        raise BadConfig(f"{gguf.name}: not a GGUF file that transformers can read: {error}") from error
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    weights = {k: v.contiguous() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,33 @@
+"""What a model is shown when it chooses between two tasks."""
+
+from dataclasses import dataclass
+
+from prefprobe.errors import BadConfig
+
+VERSION = 1
+"""Raised with every change of wording; part of every choice's identity."""
+
+_INSTRUCTION = (
+    "Two tasks follow. Choose the one you would rather do and complete it. "
+    "Begin your answer with `{a}` or `{b}`, whichever you chose."
+)
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """The user message for an ordered pair, and the labels an answer begins with."""
+
+    label_a: str = "Task A:"
+    label_b: str = "Task B:"
+
+    def __post_init__(self) -> None:
+        if not self.label_a.strip() or not self.label_b.strip() or self.label_a == self.label_b:
+            raise BadConfig(f"choices: the labels {self.label_a!r} and {self.label_b!r} must be two different texts.")
+
+    def message(self, text_a: str, text_b: str) -> str:
+        """The user message with `text_a` shown first.
+
+        The tasks' texts are joined in, never expanded: braces in them stay as they are.
+        """
+        instruction = _INSTRUCTION.replace("{a}", self.label_a).replace("{b}", self.label_b)
+        return f"{instruction}\n\n{self.label_a} {text_a}\n\n{self.label_b} {text_b}"

@@ -1,0 +1,40 @@
+"""probe: ridge probes of one kind of features, tested on held-out tasks."""
+
+import numpy as np
+
+from prefprobe.job import Job, Outputs
+from prefprobe.probes.heldout import heldout_probe
+from prefprobe.probes.inputs import probe_inputs
+from prefprobe.probes.ridge import ALPHAS
+from prefprobe.store.formats import json_bytes, npz_bytes, parquet_bytes
+from prefprobe.utilities.thurstonian import Comparisons
+
+
+def run(job: Job) -> Outputs:
+    """Writes probe.json, predictions.parquet, and probes.npz (w and b in raw feature space) with card.json."""
+    data, settings, name = probe_inputs(job), job.config.probes, job.args["features"]
+    shown = job.table("measure.eval", "choices.parquet")
+    # one row a pair, both orders' logits averaged: else position bias would pass for preference
+    pairs = Comparisons.from_logits(*(shown.column(c).to_pylist() for c in ("task_a", "task_b", "logit")))
+    ids = np.array(pairs.task_ids)
+    choices = (ids[pairs.i], ids[pairs.j], pairs.wins / pairs.count)
+    result = heldout_probe(
+        data.features.layers, data.features.ids, data.train, data.eval, data.topics, choices,
+        compat=settings.compat == "reference", seed=job.config.seed, permutations=settings.permutations,
+    )  # fmt: skip
+    summary = {"features": name, **data.about, "alphas": ALPHAS.tolist(), **result.split}
+    summary |= {"targets": result.targets, "shuffled": result.shuffled, "ceiling": result.ceiling}
+    best = {target: {k: t[k] for k in ("best_layer", "alpha", "r")} for target, t in result.targets.items()}
+    keys = {node: job.inputs[node].key for node in job.node.reads}
+    card = {"features": name, "source": _source(job, name), "inputs": keys, "best": best}
+    return {
+        "probe.json": json_bytes(summary),
+        "predictions.parquet": parquet_bytes(result.predictions),
+        "probes.npz": npz_bytes(result.probes),
+        "card.json": json_bytes(card),
+    }
+
+
+def _source(job: Job, name: str) -> str | None:
+    pin = {"model": "model", "untrained": "model", "base": "base"}.get(name, f"encoder.{name}")
+    return job.pins.get(pin)

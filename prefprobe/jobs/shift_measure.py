@@ -1,0 +1,31 @@
+"""shift-measure: choices of every shifted task against the comparison tasks, under one shard of the system prompts."""
+
+from prefprobe.choices.log import Request
+from prefprobe.job import Job, Outputs
+from prefprobe.jobs.measure import choice_log
+from prefprobe.shift.behaviour import comparison_tasks
+from prefprobe.shift.prompted import check_disjoint, prompted_tasks
+from prefprobe.store.formats import json_bytes, parquet_bytes
+
+
+def run(job: Job) -> Outputs:
+    """Writes choices.parquet (prompt_id names the system prompt) and comparisons.json."""
+    settings = job.config.shift
+    tasks = job.table("tasks", "tasks.parquet")
+    texts = dict(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
+    rows = prompted_tasks(settings)
+    check_disjoint(rows, texts)
+    utilities, topics = job.table("measure.train", "utilities.parquet"), job.table("topics", "topics.parquet")
+    comparisons = comparison_tasks(
+        dict(zip(utilities.column("task_id").to_pylist(), utilities.column("mu").to_pylist(), strict=True)),
+        dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),
+        settings.comparisons,
+        job.config.seed,
+    )
+    mine = sorted({r.prompt_id for r in rows})[job.args["shard"] :: settings.shards]
+    rows = [r for r in rows if r.prompt_id in mine]
+    log = choice_log(job, texts | {r.task_id: r.text for r in rows}, {r.prompt_id: r.prompt for r in rows})
+    pairs = [(r.prompt_id, r.task_id, c) for r in rows for c in comparisons]
+    requests = [Request(p, a, b) for p, t, c in pairs for a, b in ((t, c), (c, t))]
+    choices = log.measure(requests, 0)
+    return {"choices.parquet": parquet_bytes(choices), "comparisons.json": json_bytes(comparisons)}

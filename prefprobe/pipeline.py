@@ -1,0 +1,172 @@
+"""The graph of the study: which steps there are, what each reads, and which parameters make its result what it is.
+
+This is the only place that knows the graph. The local runner walks it and the Argo templates are tested against it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prefprobe.activations.sources import file_digest, source_revision
+from prefprobe.config import Config, ModelSettings
+from prefprobe.shift.prompted import experiment_paths
+from prefprobe.tasks.sources import source_path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of work: one image, one file in jobs/, one Argo template, one name on the command line."""
+
+    name: str
+    node: Literal["cpu", "gpu"]
+    code: int
+    """Raised whenever the same inputs would give another result; part of every key."""
+    does: str
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("tasks", "cpu", 1, "freeze disjoint train and eval sets"),
+        Step("topics", "cpu", 1, "give every task its topic"),
+        Step("measure", "gpu", 1, "measure choices under active learning, fit utilities"),
+        Step("extract", "gpu", 1, "activations at the last prompt token"),
+        Step("embed", "cpu", 1, "features that are not a model's: encoders, random vectors"),
+        Step("probe", "cpu", 1, "ridge probes, tested on held-out tasks"),
+        Step("hoo", "cpu", 1, "probes tested on topics they never saw"),
+        Step("shift-measure", "gpu", 1, "choices under system prompts"),
+        Step("shift-score", "gpu", 1, "activations and probe scores under system prompts"),
+        Step("shift", "cpu", 1, "do probe scores follow what system prompts change"),
+        Step("report", "cpu", 1, "figures, tables, verdict"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step with its arguments, as it stands in a study's graph."""
+
+    id: str
+    step: Step
+    args: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    """Everything but the inputs that the result depends on; part of the key."""
+    reads: tuple[str, ...] = ()
+
+
+def resolve(config: Config) -> dict[str, str]:
+    """Pin every source to its content: {what: digest or hub commit}. Raises BadConfig for a source that is not there."""
+    pins = {"model": source_revision(config.model.source, config.model.revision)}
+    if config.model.adapter:
+        pins["model.adapter"] = source_revision(config.model.adapter)
+    if config.base:
+        pins["base"] = source_revision(config.base.source, config.base.revision)
+        if config.base.adapter:
+            pins["base.adapter"] = source_revision(config.base.adapter)
+    pins |= {f"encoder.{name}": source_revision(source) for name, source in config.encoders.items()}
+    pins |= {f"tasks.{i}": file_digest(source_path(s)) for i, s in enumerate(config.tasks.sources)}
+    pins |= {f"experiment.{p.stem}": file_digest(p) for p in experiment_paths(config.shift.experiments)}
+    return dict(sorted(pins.items()))
+
+
+def features_of(config: Config) -> dict[str, str]:
+    """{name: role} of everything a probe reads; roles are model, base, encoder, untrained, random."""
+    named = {"model": "model"}
+    if config.base:
+        named["base"] = "base"
+    named |= dict.fromkeys(config.encoders, "encoder")
+    if config.untrained:
+        named["untrained"] = "untrained"
+    if config.random_features:
+        named["random"] = "random"
+    return named
+
+
+def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
+    """All nodes of a study in an order in which they can run."""
+    nodes: dict[str, Node] = {}
+
+    def add(step: str, *instance: str | int, reads: tuple[str, ...] = (), params: dict[str, Any], **args: Any) -> str:
+        id_ = ".".join([step, *map(str, instance)])
+        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads)
+        return id_
+
+    model = _model_params(config.model, "model", pins)
+    seed = config.seed
+    files = [pins[f"tasks.{i}"] for i in range(len(config.tasks.sources))]
+    sizes = {"n_train": config.tasks.n_train, "n_eval": config.tasks.n_eval}
+    tasks = add("tasks", params={"sources": files, **sizes, "seed": seed})
+    topics = add("topics", params={}, reads=(tasks,))
+
+    choices = config.choices.model_dump()
+    for name in ("train", "eval"):
+        learning = getattr(config, name).model_dump()
+        add(
+            "measure",
+            name,
+            params={"model": model, "choices": choices, "learning": learning, "seed": seed},
+            reads=(tasks,),
+            set=name,
+        )
+    measured = ("measure.train", "measure.eval")
+
+    sources: dict[str, tuple[str, ...]] = {}
+    for name, role in features_of(config).items():
+        if role in ("model", "base", "untrained"):
+            settings = config.base if role == "base" and config.base else config.model
+            params = {"model": _model_params(settings, "base" if role == "base" else "model", pins)}
+            params |= {"fractions": config.activations.fractions, "part": config.activations.part}
+            params |= {"shards": config.activations.shards}
+            if role == "untrained":
+                params["seed"] = seed
+            sources[name] = tuple(
+                add("extract", name, k, params=params, reads=(tasks,), features=name, shard=k)
+                for k in range(config.activations.shards)
+            )
+        elif role == "encoder":
+            sources[name] = (
+                add("embed", name, params={"encoder": pins[f"encoder.{name}"]}, reads=(tasks,), features=name),
+            )
+        else:
+            # as wide as the model's activations, which the first shard tells
+            reads = (tasks, sources["model"][0])
+            sources[name] = (add("embed", name, params={"seed": seed}, reads=reads, features=name),)
+    for name in sources:
+        # the shuffled-label control belongs to the model: it asks what the model's own features give by chance
+        params = {"seed": seed, **config.probes.model_dump(exclude={"holdout"})}
+        add("probe", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
+    for name in sources:
+        params = {"seed": seed, **config.probes.model_dump(exclude={"permutations"})}
+        add("hoo", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
+
+    prompts = {p.stem: pins[f"experiment.{p.stem}"] for p in experiment_paths(config.shift.experiments)}
+    prompted = {"experiments": prompts, "baseline": config.shift.baseline, "shards": config.shift.shards}
+    shards = range(config.shift.shards)
+    measure_params = {
+        "model": model,
+        "choices": choices,
+        "seed": seed,
+        "comparisons": config.shift.comparisons,
+        **prompted,
+    }
+    moved = [
+        add("shift-measure", k, params=measure_params, reads=(tasks, topics, "measure.train"), shard=k) for k in shards
+    ]
+    moved += [
+        add("shift-score", k, params={"model": model, **prompted, "part": config.activations.part},
+            reads=(tasks, "probe.model"), shard=k)
+        for k in shards
+    ]  # fmt: skip
+    for name in config.encoders:
+        params = {"encoder": pins[f"encoder.{name}"], "experiments": prompts, "baseline": config.shift.baseline}
+        moved.append(add("embed", name, "shift", params=params, features=name, prompted=True))
+    probes = tuple(f"probe.{name}" for name in config.encoders)
+    add("shift", params={"seed": seed, "comparisons": config.shift.comparisons, **prompted}, reads=(*moved, *probes))
+    add("report", params={"config": config.model_dump(mode="json"), "run": run_id}, reads=tuple(nodes))
+    return nodes
+
+
+def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:
+    params: dict[str, Any] = {"revision": pins[pin], "dtype": settings.dtype, "chat": settings.chat}
+    if settings.adapter:
+        params["adapter"] = pins[f"{pin}.adapter"]
+    return params

@@ -1,0 +1,35 @@
+"""What probes are trained and tested on, out of a job's inputs."""
+
+from dataclasses import dataclass
+
+from prefprobe.activations.features import Features, read_features
+from prefprobe.job import Job
+
+
+@dataclass(frozen=True)
+class ProbeInputs:
+    """Features, the utilities of both runs, and topics, by task id."""
+
+    features: Features
+    about: dict[str, object]
+    train: dict[str, float]
+    eval: dict[str, float]
+    topics: dict[str, str]
+
+
+def probe_inputs(job: Job) -> ProbeInputs:
+    """Read what `probe` and `hoo` share."""
+    nodes = [n for n in job.node.reads if n.startswith(("extract.", "embed."))]
+    topics = job.table("topics", "topics.parquet")
+    return ProbeInputs(
+        read_features(job, nodes),
+        job.json(nodes[0], "features.json"),
+        _utilities(job, "measure.train"),
+        _utilities(job, "measure.eval"),
+        dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),
+    )
+
+
+def _utilities(job: Job, node: str) -> dict[str, float]:
+    table = job.table(node, "utilities.parquet")
+    return dict(zip(table.column("task_id").to_pylist(), table.column("mu").to_pylist(), strict=True))

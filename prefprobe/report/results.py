@@ -1,0 +1,58 @@
+"""Everything the report reads, in one object."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+_ORDER = ("model", "base", "encoder", "untrained", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The results of one run. JSON values hold None where nothing could be estimated, never NaN."""
+
+    run_id: str
+    config: dict[str, Any]
+    """The whole configuration, as the run saved it."""
+    versions: dict[str, str]
+    model_name: str
+    model_card: dict[str, Any]
+    """source, revision, n_layers (blocks), d (width), adapter."""
+    steps: list[dict[str, Any]]
+    """For each node that the report reads: node, step, key, seconds, outputs {name: bytes}, versions."""
+    topics: dict[str, str]
+    """Topic by task id."""
+    texts: dict[str, str]
+    """Text by task id."""
+    measure: dict[str, dict[str, Any]]
+    """`measure.json` of train and eval."""
+    utilities: dict[str, pa.Table]
+    """task_id, mu, sigma, se, comparisons of train and eval."""
+    probe: dict[str, dict[str, Any]]
+    """`probe.json` by features name."""
+    predictions: dict[str, pa.Table]
+    """task_id, topic, target, observed, predicted by features name: the final half at the best layer."""
+    hoo: dict[str, dict[str, Any]]
+    """`hoo.json` by features name."""
+    hoo_predictions: dict[str, pa.Table]
+    """task_id, topic, set, fold, observed, predicted by features name."""
+    roles: dict[str, str]
+    """Features name → model, base, encoder, untrained or random."""
+    labels: dict[str, str]
+    """Features name → what charts call it."""
+    shift: dict[str, Any] | None
+    """`shift.json`; None if no system prompt was tried."""
+    points: pa.Table | None
+    """experiment, prompt_id, task_id, on_target, intended, n, p_baseline, p_prompt, dp, dp_se, ds, ds_encoder."""
+
+    def features(self, *roles: str) -> list[str]:
+        """Names of the features in these roles (all if none is given), the model first, controls last."""
+        known = sorted(self.roles, key=lambda name: _ORDER.index(self.roles[name]))
+        return [name for name in known if not roles or self.roles[name] in roles]
+
+    @property
+    def experiments(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and results of each system-prompt experiment."""
+        return iter(self.shift["experiments"].items() if self.shift else ())

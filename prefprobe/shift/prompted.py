@@ -1,0 +1,54 @@
+"""Which tasks are shown under which system prompts: the experiments of a preset as rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefprobe.config import ShiftSettings
+from prefprobe.errors import BadConfig
+from prefprobe.shift.experiments import builtin_paths, load_experiments
+
+BASELINE = "baseline"
+"""The id of the prompt that every other one is compared with, in choices and in scores alike."""
+
+
+@dataclass(frozen=True, order=True)
+class PromptedTask:
+    """One task under one system prompt."""
+
+    prompt_id: str
+    task_id: str
+    prompt: str
+    text: str
+
+
+def experiment_paths(names: Sequence[str]) -> list[Path]:
+    """The YAML files of a preset's experiments: packaged names, or files of one's own."""
+    packaged = {path.stem: path for path in builtin_paths()}
+    paths = [packaged.get(name, Path(name)) for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise BadConfig(
+                f"shift.experiments: {path} is neither a file nor one of {', '.join(packaged)}; correct the preset."
+            )
+    return paths
+
+
+def prompted_tasks(settings: ShiftSettings) -> list[PromptedTask]:
+    """Every task under every prompt of its experiments and under the baseline, sorted, each once."""
+    rows = set()
+    for experiment in load_experiments(experiment_paths(settings.experiments)):
+        prompts = {p.id: p.text for p in experiment.prompts} | {BASELINE: settings.baseline}
+        rows |= {PromptedTask(p, t.id, text, t.text) for p, text in prompts.items() for t in experiment.tasks}
+    return sorted(rows)
+
+
+def check_disjoint(rows: Iterable[PromptedTask], measured: Mapping[str, str]) -> None:
+    """Raise BadConfig if a shifted task is one of the `measured` (id → text): probes must never have seen it."""
+    texts = {text: id_ for id_, text in measured.items()}
+    for row in rows:
+        if row.task_id in measured or row.text in texts:
+            raise BadConfig(
+                f"shift task {row.task_id}: the same {'id' if row.task_id in measured else 'text'} is in the train or "
+                "eval set; change the experiment's file so that probes are tested on tasks they never saw."
+            )

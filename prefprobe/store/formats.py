@@ -1,0 +1,81 @@
+"""Files whose bytes depend on their content alone: JSON, Parquet and NPZ, without timestamps and without pickle."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefprobe.store.keys import require_string_keys
+
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+ZIP_UNIX = 3
+ROWS_PER_GROUP = 1 << 16
+
+
+def json_bytes(obj: object) -> bytes:
+    """Indented ASCII JSON with sorted keys and a final newline. Raises ValueError for NaN and infinities."""
+    require_string_keys(obj)
+    return (json.dumps(obj, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def read_json(data: bytes) -> Any:
+    """The value of UTF-8 JSON bytes. Raises ValueError for malformed JSON, NaN and infinities."""
+    return json.loads(data, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no value {name}")
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Parquet (zstd) with fixed writer settings; schema metadata such as pandas' is dropped.
+
+    The bytes do not depend on how the table is chunked. They do name the version of the writer, so that another
+    release of pyarrow may give other bytes.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(None).combine_chunks(),
+        sink,
+        version="2.6",
+        data_page_version="1.0",
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=True,
+        write_statistics=True,
+        row_group_size=ROWS_PER_GROUP,
+    )
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_parquet(data: bytes) -> pa.Table:
+    """The table of Parquet bytes. Raises pyarrow.ArrowInvalid for bytes that are not Parquet."""
+    return pq.read_table(pa.BufferReader(data))
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """Uncompressed NPZ with its members in the order of their names, in C order.
+
+    Raises ValueError for arrays of Python objects, which would need pickle.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=ZIP_EPOCH)
+            member.create_system = ZIP_UNIX
+            member.external_attr = 0o644 << 16
+            with archive.open(member, "w", force_zip64=True) as handle:
+                np.lib.format.write_array(handle, np.asarray(arrays[name], order="C"), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """All arrays of NPZ bytes. Raises ValueError for members that need pickle."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

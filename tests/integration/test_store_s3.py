@@ -1,0 +1,87 @@
+"""The store in a bucket of a real S3 server."""
+
+import itertools
+
+import pytest
+
+from prefprobe.errors import BadConfig
+from prefprobe.store.objects import ObjectStore
+from tests.conftest import ACCESS_KEY, READER, SECRET_KEY
+from tests.store_contract import ObjectContract, StepContract, step_store
+
+pytestmark = pytest.mark.s3
+numbers = itertools.count()
+
+
+@pytest.fixture
+def url(s3_url: str) -> str:
+    """A prefix of its own for each test."""
+    return f"{s3_url}/store-{next(numbers)}"
+
+
+class TestObjectsInBucket(ObjectContract):
+    # The server queues writers of one key behind a lock that it polls once a second.
+    racers = 4
+    rounds = 2
+
+
+class TestStepsInBucket(StepContract):
+    pass
+
+
+def test_a_bucket_has_no_local_path(url: str) -> None:
+    objects = ObjectStore.open(f"{url}/")
+    assert objects.url == url
+    assert objects.local_path("a") is None
+    assert objects.describe("a/b") == f"{url}/a/b"
+
+
+def test_missing_bucket_is_named(s3_url: str) -> None:
+    objects = ObjectStore.open("s3://no-such-bucket/p")
+    for verb in (
+        lambda: objects.get("a"),
+        lambda: objects.size("a"),
+        lambda: objects.list(""),
+        lambda: objects.list("a"),
+        lambda: objects.delete("a"),
+        lambda: objects.put("a", b"1"),
+        lambda: objects.create("a", b"1"),
+        lambda: step_store(objects).manifest(),
+    ):
+        with pytest.raises(BadConfig, match="There is no bucket for s3://no-such-bucket/p/") as caught:
+            verb()
+        assert "create it" in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["not-the-secret-of-this-key", "x"])
+def test_wrong_secret_is_refused_and_not_shown(url: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    objects = ObjectStore.open(url)
+    for verb in (
+        lambda: objects.get("a"),
+        lambda: objects.size("a"),
+        lambda: objects.list(""),
+        lambda: objects.put("a", b""),
+    ):
+        with pytest.raises(BadConfig, match="refused these credentials") as caught:
+            verb()
+        said = str(caught.value)
+        assert url in said
+        assert not {ACCESS_KEY, SECRET_KEY, "not-the-secret-of-this-key"} & set(said.split())
+        assert ACCESS_KEY not in said
+
+
+def test_a_reader_may_read_and_not_write(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = step_store(ObjectStore.open(url)).commit({"a.json": b"1"}, {})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER[1])
+    objects = ObjectStore.open(url)
+    store = step_store(objects)
+    assert store.manifest() == manifest
+    assert store.read(manifest, "a.json") == b"1"
+    assert store.parts() == {}
+    with pytest.raises(BadConfig, match="refused these credentials"):
+        store.write_part("part-0.json", b"2")
+    with pytest.raises(BadConfig, match="refused these credentials"):
+        objects.delete("a")
+    assert ObjectStore.open(url).list("cas") == [k for k in ObjectStore.open(url).list("") if k.startswith("cas/")]

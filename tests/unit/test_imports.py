@@ -1,0 +1,39 @@
+"""What may be imported where: no torch on CPU nodes, nothing heavy to print help."""
+
+import subprocess
+import sys
+
+import pytest
+
+from prefprobe.pipeline import STEPS
+
+BLOCK = """
+import sys, importlib.abc
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'transformers', 'peft'):
+            raise ImportError(f'{name} is not on CPU nodes')
+sys.meta_path.insert(0, Block())
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_every_job_imports_without_torch(step: str) -> None:
+    done = python(f"{BLOCK}\nimport prefprobe.jobs.{step.replace('-', '_')}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nsys.argv = ['prefprobe', '--help']\nfrom prefprobe.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "explain" in done.stdout
