@@ -13,7 +13,7 @@ export UV_HTTP_TIMEOUT
 # uv does not read pip's settings: an index that pip was told to use holds for uv too, unless uv has its own.
 pip_index = $(BIN)/python -m pip config list | sed -n "s/^[a-z:]*\.index-url='\(.*\)'$$/\1/p" | head -n 1
 index = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$($(pip_index))}"
-install = $(index) $(BIN)/uv pip install --python $(BIN)/python
+install = $(index) $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 compile = @$(index) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--fork-strategy fewest --custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade)
 pytest = $(BIN)/python -m pytest --numprocesses auto --dist loadfile

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.store_contract")
+pytest.register_assert_rewrite("tests.object_contract", "tests.step_contract")
 
 ACCESS_KEY = "AKIDTESTWRITER"
 SECRET_KEY = "secret-of-the-test-writer"

@@ -44,7 +44,7 @@ def pack(sequences: Sequence[Sequence[int]], skip: int, capacity: int) -> list[P
     for row in order:
         sequence = list(sequences[row][skip:])
         shared = _common(previous, sequence) if packs else 0
-        if not packs or len(packs[-1].tokens) + len(sequence) - shared > capacity and packs[-1].rows:
+        if not packs or (len(packs[-1].tokens) + len(sequence) - shared > capacity and packs[-1].rows):
             packs.append(Pack([], [], [], []))
             shared = 0
         here = packs[-1]

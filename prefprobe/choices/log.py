@@ -97,8 +97,10 @@ class ChoiceLog:
                 | {"logit": a.logit, "p_a": a.p_a, "label_mass": a.label_mass}
                 for r, a in zip(part, answers, strict=True)
             ]
-            tables.append(pa.Table.from_pylist(rows, schema=SCHEMA))
-            self.store.write_part(name, parquet_bytes(tables[-1]))
+            data = parquet_bytes(pa.Table.from_pylist(rows, schema=SCHEMA))
+            first = self.store.write_part(name, data)
+            # another process may have saved this part meanwhile, and the first one counts
+            tables.append(read_parquet(data if first.digest == sha256(data) else self.store.read_part(name)))
             self.progress.advance(len(part))
         return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from prefprobe.job import Job, Outputs
 from prefprobe.pipeline import features_of
-from prefprobe.report.page import render
 from prefprobe.report.figures import figures
+from prefprobe.report.page import render
 from prefprobe.report.results import Results
 from prefprobe.report.tables import tables
 from prefprobe.report.verdict import verdict

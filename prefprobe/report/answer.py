@@ -30,35 +30,43 @@ def answer(model: str, claims: list[dict[str, Any]]) -> str:
     """Two sentences: what the probe reads, and whether it follows what system prompts change."""
     by_id = {claim["id"]: claim for claim in claims}
     held_out, topics = by_id["heldout_raw"], by_id["cross_topic"]
-    encoder = next((c for id_, c in by_id.items() if id_.startswith("heldout_above_") and "encoder" in c["detail"]), None)
-    first = f"In {model}, a linear probe of activations {_PREDICTS[held_out['verdict']]}{_numbers(held_out, 'r')}"
-    clauses = [f"{_TOPICS[topics['verdict']]}{_numbers(topics, 'mean r')}"]
+    encoder = next(
+        (c for id_, c in by_id.items() if id_.startswith("heldout_above_") and "encoder" in c["detail"]), None
+    )
+    known = f"; {published.SHORT}: {number(held_out['published']['r'])}" if held_out["value"] is not None else ""
+    first = (
+        f"In {model}, a linear probe of activations {_PREDICTS[held_out['verdict']]}{_numbers(held_out, 'r = ', known)}"
+    )
+    clauses = [f"{_TOPICS[topics['verdict']]}{_numbers(topics, 'mean r = ')}"]
     if encoder:
-        clauses.append(f"{_ENCODER[encoder['verdict']]}{_numbers(encoder, 'difference')}")
+        clauses.append(f"{_ENCODER[encoder['verdict']]}{_numbers(encoder, '')}")
     return f"{first}; {listed(clauses)}. {_shifts([c for c in claims if c['id'].startswith('shift_')])}"
 
 
-def _numbers(claim: dict[str, Any], name: str) -> str:
+def _numbers(claim: dict[str, Any], name: str, beside: str = "") -> str:
     if claim["value"] is None:
         return ""
-    shown = signed if name == "difference" else number
-    bounds = interval(claim["low"], claim["high"])
-    known = next(iter((claim["published"] or {}).values()), None)
-    beside = f"; {published.SHORT} {shown(known)}" if known is not None else ""
-    return f" ({name} = {shown(claim['value'])}{' ' if bounds else ''}{bounds}{beside})"
+    value = signed(claim["value"]) if "_above_" in claim["id"] else number(claim["value"])
+    return f" ({name}{' '.join(filter(None, [value, interval(claim['low'], claim['high'])]))}{beside})"
 
 
 def _shifts(claims: list[dict[str, Any]]) -> str:
     if not claims:
         return "Whether the probe follows preferences that system prompts change was not tested."
-    named = {verdict: [c["id"].removeprefix("shift_") for c in claims if c["verdict"] == verdict] for verdict in _PREDICTS}
+    named = {
+        verdict: [c["id"].removeprefix("shift_") for c in claims if c["verdict"] == verdict] for verdict in _PREDICTS
+    }
     if len(named[NOT_ESTIMABLE]) == len(claims):
         return (
-            f"Whether its score follows preferences that system prompts change could not be estimated in any of the "
-            f"{len(claims)} experiments."
+            "Whether the probe’s score follows preferences that system prompts change could not be estimated in any of "
+            f"the {len(claims)} experiments."
         )
     followed = named[REPLICATED]
-    which = f"{len(followed)} of {len(claims)} experiments ({listed(followed)})" if followed else f"none of {len(claims)} experiments"
-    rest = {NOT_REPLICATED: "spoke against it", INCONCLUSIVE: "left it open", NOT_ESTIMABLE: "could not be estimated"}
-    said = [f"{len(named[v])} {text} ({listed(named[v])})" for v, text in rest.items() if named[v]]
-    return f"Where system prompts change preferences, its score follows in {which}{'; ' if said else ''}{listed(said) if said else ''}."
+    which = (
+        f"{len(followed)} of {len(claims)} experiments ({listed(followed)})"
+        if followed
+        else f"none of {len(claims)} experiments"
+    )
+    others = {NOT_REPLICATED: "spoke against it", INCONCLUSIVE: "left it open", NOT_ESTIMABLE: "could not be estimated"}
+    rest = [f"{len(named[v])} {text} ({listed(named[v])})" for v, text in others.items() if named[v]]
+    return f"Where system prompts change preferences, the probe’s score follows in {'; '.join([which, *rest])}."

@@ -1,15 +1,20 @@
-"""The rules by which a claim is judged. They were fixed before any result, and the report states them in these words."""
+"""The rules by which a claim is judged: fixed before any result, and stated in the report in these words."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from prefprobe.report.text import interval, number, p_value, signed
 
-REPLICATED, NOT_REPLICATED, INCONCLUSIVE, NOT_ESTIMABLE = "replicated", "not replicated", "inconclusive", "not estimable"
+REPLICATED, NOT_REPLICATED, INCONCLUSIVE, NOT_ESTIMABLE = (
+    "replicated",
+    "not replicated",
+    "inconclusive",
+    "not estimable",
+)
 VERDICTS = (REPLICATED, NOT_REPLICATED, INCONCLUSIVE, NOT_ESTIMABLE)
 
 SMALLEST = {"r": 0.2, "difference": 0.05, "accuracy": 0.55}
-"""The smallest effect that counts as the published finding at all. An interval wholly below it is evidence of absence."""
+"""The smallest effect that counts as the finding at all. An interval wholly below it is evidence of absence."""
 
 CHANCE = {"r": 0.0, "difference": 0.0, "accuracy": 0.5}
 RELIABLE, UNRELIABLE = 0.9, 0.7
@@ -42,18 +47,22 @@ class Judged:
 def judge(estimate: dict[str, Any] | None, quantity: str, *, control: float | None = None) -> Judged:
     """Judge an `Interval` of r, a difference of r, or an accuracy. `control` is what the shuffled labels reach."""
     if estimate is None:
-        return Judged(NOT_ESTIMABLE, f"No {_names[quantity]} could be estimated: too few tasks, or nothing varies.")
+        return Judged(NOT_ESTIMABLE, f"{_names[quantity]} could not be estimated: too few tasks, or nothing varies.")
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    shown = f"{_names[quantity]} = {signed(value) if quantity == 'difference' else number(value)}"
+    shown = f"{_names[quantity]} is {signed(value) if quantity == 'difference' else number(value)}"
     if low is None or high is None:
         return Judged(NOT_ESTIMABLE, f"{shown}, but there are too few tasks or topics for an interval.")
     bounds, smallest, chance = interval(low, high), SMALLEST[quantity], CHANCE[quantity]
-    beyond = f"{chance:g}" if control is None else f"0 and above what shuffled labels reach ({number(control)})"
+    beyond = f"{chance:g}"
+    if control is not None:
+        beyond = f"{number(max(control, 0.0))} (shuffled labels reach {number(control)})"
     if high < smallest:
         return Judged(NOT_REPLICATED, f"{shown}, and its interval {bounds} rules out {smallest:g} or more.")
     if low > chance and (control is None or low > control):
         return Judged(REPLICATED, f"{shown}, and its interval {bounds} lies above {beyond}.")
-    return Judged(INCONCLUSIVE, f"{shown}; its interval {bounds} neither lies above {beyond} nor rules out {smallest:g}.")
+    return Judged(
+        INCONCLUSIVE, f"{shown}; its interval {bounds} neither lies above {beyond} nor rules out {smallest:g}."
+    )
 
 
 def judge_held_out(r: dict[str, Any] | None, shuffled: dict[str, Any] | None) -> Judged:
@@ -90,4 +99,4 @@ def judge_reliability(value: float | None) -> Judged:
     return Judged(verdict, f"Split-half reliability, stepped up to all pairs, is {number(value)}, which is {where}.")
 
 
-_names = {"r": "r", "difference": "difference in r", "accuracy": "accuracy"}
+_names = {"r": "r", "difference": "The difference in r", "accuracy": "Accuracy"}

@@ -9,16 +9,26 @@ Rows = list[dict[str, Any]]
 
 
 def overview(results: Results) -> Rows:
-    """r of every kind of features: on held-out tasks (raw and demeaned utilities), and on held-out topics (fold mean)."""
+    """Correlation for all features: on held-out tasks (raw and demeaned utilities), and on held-out topics."""
     rows: Rows = []
     for target in ("raw", "demeaned"):
         for name in results.features():
             known = published.HELD_OUT.get(results.roles[name], {}).get(target)
-            rows.append(_estimate(f"held_out_{target}", results, name, results.probe[name]["targets"][target]["r"], known))
+            rows.append(
+                _estimate(f"held_out_{target}", results, name, results.probe[name]["targets"][target]["r"], known)
+            )
         shuffled = (results.probe["model"]["shuffled"] or {}).get(target)
         if shuffled:
             row = {"value": shuffled["mean"], "low": shuffled["low"], "high": shuffled["high"], "published": None}
-            rows.append({"group": f"held_out_{target}", "features": "shuffled", "role": "shuffled", "label": "shuffled labels", **row})
+            rows.append(
+                {
+                    "group": f"held_out_{target}",
+                    "features": "shuffled",
+                    "role": "shuffled",
+                    "label": "shuffled labels",
+                    **row,
+                }
+            )
     for name in results.features():
         known = published.CROSS_TOPIC.get(results.roles[name], {}).get("mean")
         rows.append(_estimate("cross_topic", results, name, results.hoo[name]["mean"], known))
@@ -26,19 +36,29 @@ def overview(results: Results) -> Rows:
 
 
 def layers(results: Results) -> Rows:
-    """r of the model's probes at each layer: raw and demeaned on the final half, and the mean over held-out topics."""
+    """The model's r at each layer: raw and demeaned on the final half, and the mean over held-out topics."""
     rows: Rows = []
     for target, found in results.probe["model"]["targets"].items():
         for layer, metrics in found["layers"].items():
             selected = int(layer) == found["best_layer"]
-            rows.append({"target": target, "layer": int(layer), "r": metrics["r"], "r_select": metrics["r_select"], "selected": selected})
+            rows.append(
+                {
+                    "target": target,
+                    "layer": int(layer),
+                    "r": metrics["r"],
+                    "r_select": metrics["r_select"],
+                    "selected": selected,
+                }
+            )
     for layer, fold in results.hoo["model"]["layers"].items():
-        rows.append({"target": "cross_topic", "layer": int(layer), "r": fold["mean"], "r_select": None, "selected": False})
+        rows.append(
+            {"target": "cross_topic", "layer": int(layer), "r": fold["mean"], "r_select": None, "selected": False}
+        )
     return sorted(rows, key=lambda row: (row["target"], row["layer"]))
 
 
 def alphas(results: Results) -> Rows:
-    """r on the selection half at each penalty, for each layer of the model."""
+    """Correlation on the selection half at each penalty, for each layer of the model."""
     probe = results.probe["model"]
     return [
         {
@@ -76,7 +96,7 @@ def rounds(results: Results) -> Rows:
 
 
 def folds(results: Results) -> Rows:
-    """r within each fold's held-out topics, for every kind of features."""
+    """Correlation within each fold's held-out topics, for all features."""
     columns = ("n", "layer", "alpha", "r", "n_eval", "r_eval")
     return [
         {"held_out": " + ".join(fold["held_out"]), "features": name, **{c: fold[c] for c in columns}}
@@ -102,7 +122,7 @@ def points(results: Results, experiment: str) -> Rows:
 
 
 def by_topic(rows: Rows, features: str) -> dict[str, float | None]:
-    """Mean r, in `folds` rows, of the folds that hold a topic out; the fold's own r where topics are held out singly."""
+    """Mean r, in `folds` rows, of the folds that hold a topic out; with one topic a fold, that fold's r."""
     found: dict[str, list[float]] = {}
     for row in rows:
         for topic in row["held_out"].split(" + ") if row["features"] == features else ():
@@ -110,7 +130,9 @@ def by_topic(rows: Rows, features: str) -> dict[str, float | None]:
     return {topic: sum(r) / len(r) if r else None for topic, r in found.items()}
 
 
-def _estimate(group: str, results: Results, name: str, estimate: dict[str, Any] | None, known: float | None) -> dict[str, Any]:
+def _estimate(
+    group: str, results: Results, name: str, estimate: dict[str, Any] | None, known: float | None
+) -> dict[str, Any]:
     bounds = estimate or {"value": None, "low": None, "high": None}
     about = {"group": group, "features": name, "role": results.roles[name], "label": results.labels[name]}
     return {**about, **{key: bounds[key] for key in ("value", "low", "high")}, "published": known}

@@ -8,6 +8,8 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-WIDTH = 480
+WIDTH = 460
 """px, and units of every viewBox: at 13 px the text is still legible where a figure is 360 px wide."""
 FONT = 13
 
@@ -35,7 +37,7 @@ PALETTE = {
 }
 """mark → CSS variable, its colour on a light page, its colour on a dark page."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "prefprobe",
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that the layout is the same everywhere
@@ -92,7 +94,7 @@ class Drawing:
 
 def draw(name: str, label: str, build: Callable[[], Figure]) -> Drawing:
     """Run `build` in the report's style. `name` is unique in the page, `label` says what there is to see."""
-    with rc_context({**_STYLE}):
+    with rc_context(_STYLE):
         figure = build()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -123,7 +125,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     moved = list(positions)
     for _ in range(100):
-        clash = [(i, j) for i, j in zip(order, order[1:], strict=False) if moved[j] - moved[i] < gap * 0.999]
+        clash = [(i, j) for i, j in pairwise(order) if moved[j] - moved[i] < gap * 0.999]
         for i, j in clash:
             push = (gap - (moved[j] - moved[i])) / 2
             moved[i] -= push
@@ -142,5 +144,5 @@ def _clean(svg: str, name: str, label: str, height: int) -> str:
     svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg).replace("<defs>\n</defs>\n", "")
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}"'
-    return f'{head} stroke-linejoin="round" stroke-linecap="butt">{svg}'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
+    return f'{head} aria-label="{html.escape(label)}" stroke-linejoin="round" stroke-linecap="butt">{svg}'

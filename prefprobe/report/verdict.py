@@ -14,7 +14,7 @@ from prefprobe.report.rules import Judged
 Claim = dict[str, Any]
 
 EXPERIMENTS = {
-    "category": "When a system prompt likes or dislikes a category of tasks, the probe's score follows the choices.",
+    "category": "When a system prompt likes or dislikes a category of tasks, the probe’s score follows the choices.",
     "targeted": "The same holds for subjects that no probe was trained on.",
     "crossed": "The same holds for such subjects inside other kinds of task.",
     "competing": "The same holds when a prompt loves one thing and hates another, and a task may be both.",
@@ -27,8 +27,8 @@ def verdict(results: Results) -> dict[str, Any]:
     """The content of `verdict.json`: `claims`, `not_run`, `summary`, and what they are about.
 
     Numbers are rounded to six significant digits before they are judged, so that the file's own numbers decide.
-    `published` begins with the number to compare `value` with. Nothing is estimated anew but the differences between two
-    features: on the same held-out tasks, or over the same folds.
+    `published` begins with the number to compare `value` with. Nothing is estimated anew but differences between two
+    kinds of features: on the same held-out tasks, or over the same folds.
     """
     claims = [*_held_out(results), *_cross_topic(results), *_shifts(results), _reliability(results)]
     return {
@@ -54,7 +54,13 @@ def rounded(value: Any) -> Any:
 
 
 def _claim(
-    id_: str, claim: str, estimate: Any, judged: Judged, rule: str, shown: dict[str, float] | None, detail: dict[str, Any]
+    id_: str,
+    claim: str,
+    estimate: Any,
+    judged: Judged,
+    rule: str,
+    shown: dict[str, float] | None,
+    detail: dict[str, Any],
 ) -> Claim:
     bounds = estimate or {"value": None, "low": None, "high": None}
     return {
@@ -74,17 +80,22 @@ def _held_out(results: Results) -> list[Claim]:
     shown, claims = published.HELD_OUT["model"], []
     texts = {
         "raw": "A linear probe of activations predicts the utilities of tasks that it was not trained on.",
-        "demeaned": "It does so within topics, once every topic's mean utility is taken away.",
+        "demeaned": "It does so within topics, once every topic’s mean utility is taken away.",
     }
     for target, text in texts.items():
         found, shuffled = rounded(probe["targets"][target]), rounded((probe["shuffled"] or {}).get(target))
         detail = {"R2": found["R2"], "layer": found["best_layer"], "alpha": found["alpha"], "shuffled": shuffled}
         judged = rules.judge_held_out(found["r"], shuffled)
-        claims.append(_claim(f"heldout_{target}", text, found["r"], judged, rules.HELD_OUT, {"r": shown[target]}, detail))
+        claims.append(
+            _claim(f"heldout_{target}", text, found["r"], judged, rules.HELD_OUT, {"r": shown[target]}, detail)
+        )
 
     raw, demeaned = (rounded(probe["targets"][t]["accuracy"]) for t in ("raw", "demeaned"))
     detail = {"demeaned": demeaned, "ceiling": (probe.get("ceiling") or {}).get("accuracy")}
-    text, shown = "Of two held-out tasks, it tells which one the model chooses.", {"accuracy": published.ACCURACY["raw"]}
+    text, shown = (
+        "Of two held-out tasks, it tells which one the model chooses.",
+        {"accuracy": published.ACCURACY["raw"]},
+    )
     claims.append(_claim("heldout_accuracy", text, raw, rules.judge(raw, "accuracy"), rules.ACCURACY, shown, detail))
 
     for name in results.features("encoder", "base", "untrained"):
@@ -102,7 +113,10 @@ def _held_out(results: Results) -> list[Claim]:
 def _cross_topic(results: Results) -> list[Claim]:
     hoo = results.hoo["model"]
     detail = {key: hoo[key] for key in ("sd", "weighted_mean", "pooled", "n_folds")}
-    text, mean = "Trained on other topics, it predicts utilities within a topic that it never saw.", rounded(hoo["mean"])
+    text, mean = (
+        "Trained on other topics, it predicts utilities within a topic that it never saw.",
+        rounded(hoo["mean"]),
+    )
     shown = published.CROSS_TOPIC
     claims = [_claim("cross_topic", text, mean, rules.judge(mean, "r"), rules.CROSS_TOPIC, shown["model"], detail)]
     for name in results.features("encoder", "base"):
@@ -153,13 +167,17 @@ def _not_run(results: Results) -> list[dict[str, str]]:
     ):  # fmt: skip
         if not results.features(role):
             why = f"`{setting}` is not set in the configuration."
-            missing.append({"id": f"heldout_above_{role}", "claim": f"It predicts them better than a probe of {what}.", "why": why})
+            missing.append(
+                {"id": f"heldout_above_{role}", "claim": f"It predicts them better than a probe of {what}.", "why": why}
+            )
             if role in published.CROSS_TOPIC:
                 text = f"It carries over to unseen topics better than a probe of {what}."
                 missing.append({"id": f"cross_topic_above_{role}", "claim": text, "why": why})
     run = dict(results.experiments)
     why = "The experiment is not in the configuration." if run else "No system-prompt experiment was run."
-    return missing + [{"id": f"shift_{n}", "claim": text, "why": why} for n, text in EXPERIMENTS.items() if n not in run]
+    return missing + [
+        {"id": f"shift_{n}", "claim": text, "why": why} for n, text in EXPERIMENTS.items() if n not in run
+    ]
 
 
 def _paired(first: pa.Table, second: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

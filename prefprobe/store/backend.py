@@ -3,6 +3,7 @@
 No message repeats the text of a server: S3 replies can carry keys, session tokens and signed requests.
 """
 
+import errno
 import os
 import re
 from datetime import timedelta
@@ -25,14 +26,16 @@ RETRY_FOR = timedelta(seconds=15)
 RETRIES = 6
 # One request moves at most one chunk of objects.py, so that this bounds a server that accepts and never answers.
 REQUEST = timedelta(seconds=60)
-DISK_FULL = {28, 122}
-DISK_FAILING = {5, 110, 116}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+DISK_FAILING = {errno.EIO, errno.ETIMEDOUT, errno.ESTALE}
 RETRIED_STATUS = {408, 425, 429}
+TLS_REASONS = {
+    "InvalidCertificate": "its certificate is not trusted; SSL_CERT_FILE may name that of your own authority",
+    "InvalidContentType": "it does not speak TLS; AWS_ENDPOINT_URL may have to begin with http://",
+}
 REASONS = {
     "dns error": "its host name is not known",
     "Connection refused": "it refused the connection",
-    "certificate": "its TLS certificate is not accepted",
-    "InvalidContentType": "it does not speak TLS",
     "TimedOut": "it did not answer in time",
     "timed out": "it did not answer in time",
 }
@@ -163,6 +166,9 @@ def _s3_error(text: str, where: str, endpoint: str) -> PrefprobeError:
             f"The S3 server {endpoint} does not accept the request for {where} ({reply}): "
             "check the bucket's name, AWS_REGION and that the server supports conditional writes."
         )
+    for sign, words in TLS_REASONS.items():
+        if sign in text:
+            return BadConfig(f"The S3 server {endpoint} cannot be used for {where}: {words}.")
     reason = next((words for sign, words in REASONS.items() if sign in text), "the transfer broke off")
     return TemporaryFailure(
         f"The S3 server {endpoint} cannot be reached for {where} ({reason}): "

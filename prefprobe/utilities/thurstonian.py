@@ -97,7 +97,10 @@ class Utilities:
     mu: Floats
     sigma: Floats
     se: Floats
-    """Standard error of mu relative to the mean mu of the compared tasks; prior_sd for a task never compared."""
+    """Standard error of mu relative to the mean mu of the compared tasks; prior_sd for a task never compared.
+
+    With few observations for each task the joint mode overstates differences, most where pairs were chosen for being
+    close; the errors are then too small about the true mu. Correlations do not suffer from a stretched scale."""
     comparisons: Ints
     """Number of distinct tasks each was compared with."""
     report: FitReport
@@ -125,7 +128,8 @@ def fit(
 
     Minimises - sum log Phi + sum mu^2 / (2 prior_sd^2) + log_sigma_penalty * sum (log sigma)^2 over mu and log sigma.
     The gauge is sum mu = 0, in every connected component too, where the prior itself puts the optimum. A task never
-    compared has mu 0, sigma 1 and se prior_sd. `start` is (mu, log sigma), (n,) each in the order of `comparisons.task_ids`, for a warm start.
+    compared has mu 0, sigma 1 and se prior_sd. `start` is (mu, log sigma) for a warm start, (n,) each in the order of
+    `comparisons.task_ids`.
 
     The optimiser is a trust-region Newton method with Hessian products in O(pairs) (newton.py). Its convergence is
     quadratic, so going on to a gradient of 1e-6 * `tolerance` costs a few products more, and within one mode the result
@@ -216,8 +220,8 @@ def _mode(
     size = np.bincount(label, minlength=count)
     if start is not None:
         given = [np.asarray(part, dtype=np.float64) for part in start]
-        if any(part.shape != (n,) or not np.isfinite(part).all() for part in given):
-            raise BadConfig(f"The start of the fit must be two finite arrays of {n} entries, mu and log sigma.")
+        if any(part.shape != (n,) or not np.isfinite(part).all() for part in given) or np.abs(given[1]).max() > 20.0:
+            raise BadConfig(f"The start must be {n} finite mu and {n} log sigma in [-20, 20]; take them from a fit.")
         # A task without comparisons starts where it ends: at the prior's mode.
         theta = np.stack(given) * (size[label] > 1)
 

@@ -7,7 +7,8 @@ import pytest
 from prefprobe.errors import BadConfig
 from prefprobe.store.objects import ObjectStore
 from tests.conftest import ACCESS_KEY, READER, SECRET_KEY
-from tests.store_contract import ObjectContract, StepContract, step_store
+from tests.object_contract import ObjectContract
+from tests.step_contract import StepContract, step_store
 
 pytestmark = pytest.mark.s3
 numbers = itertools.count()

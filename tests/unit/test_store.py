@@ -8,7 +8,8 @@ import pytest
 from prefprobe.errors import BadConfig, InputMissing
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore, schema_of
-from tests.store_contract import KEY, ObjectContract, StepContract, step_store
+from tests.object_contract import ObjectContract
+from tests.step_contract import KEY, StepContract, step_store
 
 
 @pytest.fixture
@@ -109,6 +110,27 @@ def test_written_files_are_plain(tmp_path: Path) -> None:
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert files == [f"cas/sha256/{digest[:2]}/{digest}", "steps/probe/abc/manifest.json"]
     assert (tmp_path / files[1]).read_text().endswith("}\n")
+
+
+def test_digest_depends_on_outputs_alone(tmp_path: Path) -> None:
+    objects = ObjectStore.open(str(tmp_path))
+    a, b = (StepStore(objects, "probe", key, {"k": key}) for key in ("a", "b"))
+    one, same = a.commit({"x": b"1", "y": b"2"}, {"seconds": 1}), b.commit({"y": b"2", "x": b"1"}, {"seconds": 2})
+    assert one.digest == same.digest
+    assert StepStore(objects, "probe", "c", {}).commit({"x": b"1", "y": b"3"}, {}).digest != one.digest
+
+
+def test_steps_are_directories(tmp_path: Path) -> None:
+    for step, key in (
+        ("extract.model.0", KEY),
+        ("Probe", KEY),
+        ("a/b", KEY),
+        ("", KEY),
+        ("probe", "a/b"),
+        ("a", ""),
+    ):
+        with pytest.raises(ValueError, match="is not"):
+            StepStore(ObjectStore.open(str(tmp_path)), step, key, {})
 
 
 @pytest.mark.parametrize(

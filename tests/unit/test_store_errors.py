@@ -1,5 +1,6 @@
 """What the store says when an S3 server misbehaves, with a server that follows a script."""
 
+import errno
 import socket
 import threading
 import traceback
@@ -143,8 +144,8 @@ def test_requests_are_path_style_at_the_endpoint_for_s3(
     monkeypatch.setenv("AWS_ENDPOINT_URL", closed)
     server.script = lambda method, path: (200, "")
     ObjectStore.open("s3://bucket//some/prefix/").put("a/b", b"x")
-    ObjectStore.open("s3://bucket").put("a/b", b"x")
-    assert server.seen == [("PUT", "/bucket/some/prefix/a/b"), ("PUT", "/bucket/a/b")]
+    ObjectStore.open("s3://bucket").delete("a/b")
+    assert server.seen == [("PUT", "/bucket/some/prefix/a/b"), ("DELETE", "/bucket/a/b")]
 
 
 def after_puts(*replies: tuple[int, str]) -> Script:
@@ -198,8 +199,31 @@ def test_unreachable_endpoint_ends_in_time(closed: str, monkeypatch: pytest.Monk
 def test_tls_where_there_is_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("http://", "https://"))
     caught = failure(lambda: ObjectStore.open("s3://bucket").get("a"))
-    assert type(caught) is TemporaryFailure
+    assert type(caught) is BadConfig
     assert "it does not speak TLS" in str(caught)
+
+
+def test_untrusted_certificate() -> None:
+    error = OSError("HTTP error: error sending request\nerror: InvalidCertificate(\n UnknownIssuer,\n)")
+    caught = backend.translate(error, "s3://bucket/a", "https://host")
+    assert type(caught) is BadConfig
+    assert "SSL_CERT_FILE" in str(caught)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (errno.ENOSPC, TemporaryFailure, "No space"),
+        (errno.EIO, TemporaryFailure, "check the disk"),
+        (errno.EROFS, BadConfig, "Read-only file"),
+    ],
+)
+def test_disk_errors_have_a_meaning(number: int, error: type, words: str) -> None:
+    for raised in (OSError(number, "words"), OSError(f"Unable to open file /a#1: words (os error {number})")):
+        caught = backend.translate(raised, "/store/a", None)
+        assert type(caught) is error
+        assert words in str(caught)
+        assert "/store/a" in str(caught)
 
 
 @pytest.mark.usefixtures("server")

@@ -117,6 +117,15 @@ def test_parquet_does_not_depend_on_chunks_or_metadata() -> None:
     assert read_parquet(data).equals(table)
 
 
+def test_parquet_of_many_pages_does_not_depend_on_chunks() -> None:
+    table = pa.table({"text": [f"text {i} " * (i % 17) for i in range(100_000)]})
+    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1, 1233), table.slice(1234)])
+    assert parquet_bytes(pieces) == parquet_bytes(table)
+    words = [pa.array(list(text)).dictionary_encode() for text in ("ab", "bc", "abbc")]
+    chunked = pa.table({"word": pa.chunked_array(words[:2])})
+    assert parquet_bytes(chunked) == parquet_bytes(pa.table({"word": words[2]}))
+
+
 def test_parquet_file_states_its_columns_alone() -> None:
     data = parquet_bytes(tables().replace_schema_metadata({"pandas": "{}"}))
     file = pq.ParquetFile(io.BytesIO(data))

@@ -1,0 +1,119 @@
+"""What a run cannot show, in the numbers that say so. A limit that does not apply is left out."""
+
+from typing import Any
+
+from prefprobe.report import published
+from prefprobe.report.results import Results
+from prefprobe.report.text import interval, listed, number
+
+LOW_MASS = 0.9
+BIASED = 0.1
+"""P(first) further from .5 than this is said to be a bias."""
+LITTLE_ADDITIVE = 0.5
+FEW_TASKS = 50
+"""A fold with fewer tasks is said to be small."""
+
+
+def limits(results: Results) -> list[str]:
+    """One or two sentences each, the widest first."""
+    said = _size(results)
+    said += [sentence for name in ("train", "eval") for sentence in _measuring(name, results.measure[name])]
+    return said + _probing(results) + _compared(results)
+
+
+def _size(results: Results) -> list[str]:
+    blocks, tasks, r = (
+        results.model_card["n_layers"],
+        results.config["tasks"],
+        results.probe["model"]["targets"]["raw"]["r"],
+    )
+    said = []
+    if blocks < published.BLOCKS:
+        said.append(
+            f"Size: {results.model_name} has {blocks} blocks, {published.MODEL} {published.BLOCKS}; what a small "
+            "model does not show may still hold in a large one."
+        )
+    if tasks["n_train"] < published.TASKS["train"]:
+        width = ""
+        if r and r["low"] is not None and r["high"] is not None:
+            wide = number(r["high"] - r["low"], 2)
+            width = f" The interval of the main result, {interval(r['low'], r['high'])}, is {wide} wide."
+        said.append(
+            f"Data: {tasks['n_train']:,} train and {tasks['n_eval']:,} eval tasks; the published study had "
+            f"{published.TASKS['train']:,} and {published.TASKS['eval']:,}.{width}"
+        )
+    return said
+
+
+def _measuring(name: str, measure: dict[str, Any]) -> list[str]:
+    bias, mass, fit = measure["position_bias"]["p_first"], measure["label_mass"]["mean"], measure["fit"]
+    said = []
+    if abs(bias - 0.5) > BIASED:
+        said.append(
+            f"Position bias ({name}): the task shown first is chosen with probability {number(bias, 2)}; averaging "
+            "both orders’ logits removes the mean of this bias, not what it costs in precision."
+        )
+    if mass is not None and mass < LOW_MASS:
+        said.append(
+            f"Label mass ({name}): on average {number(mass, 2)} of the probability lies on answers that begin with a "
+            "label; the rest would say something else."
+        )
+    if not measure["converged"]:
+        rank = measure["rounds"][-1]["rank_correlation"]
+        at = "" if rank is None else f" at a rank correlation of {number(rank)} with the round before"
+        reason = "its last allowed round" if measure["stopped"] == "max_rounds" else measure["stopped"]
+        said.append(f"Convergence ({name}): measuring stopped with {reason}{at}.")
+    explained = measure["additive_r2"]
+    if explained is not None and explained < LITTLE_ADDITIVE:
+        said.append(
+            f"Additivity ({name}): one utility for each task explains {number(100 * explained, 0)} % of the variance "
+            "of the debiased pair logits; the rest is particular to pairs, or noise."
+        )
+    one_sided = len(fit["always_win"]) + len(fit["always_lose"])
+    if one_sided:
+        said.append(
+            f"Extremes ({name}): tasks that won or lost every comparison: {one_sided}. Only the prior bounds their "
+            "utility."
+        )
+    if fit["components"] > 1:
+        said.append(f"Comparisons ({name}): {fit['components']} groups of tasks were never compared with each other.")
+    return said
+
+
+def _probing(results: Results) -> list[str]:
+    targets, folds = results.probe["model"]["targets"], results.hoo["model"]["folds"]
+    names = {"raw": "raw", "demeaned": "demeaned"}
+    edge = [names[t] for t, found in targets.items() if found["layers"][str(found["best_layer"])]["alpha_at_edge"]]
+    said = []
+    if edge:
+        said.append(
+            f"Penalty: for {listed(edge)} utilities α is at the edge of its grid; a better one may lie outside."
+        )
+    smallest, lost = min(fold["n"] for fold in folds), sum(fold["r"] is None for fold in folds)
+    if smallest < FEW_TASKS:
+        gone = f", and {lost} of the folds allowed no estimate" if lost else ""
+        said.append(f"Topics: the smallest of {len(folds)} folds holds {smallest} tasks{gone}.")
+    return said
+
+
+def _compared(results: Results) -> list[str]:
+    said = []
+    if not results.features("base"):
+        said.append(
+            "No base model was run: what instruction tuning added is not told apart from what was there before."
+        )
+    if not results.features("encoder"):
+        said.append("No sentence encoder was run: what the words of a task alone foretell is not known.")
+    flat = [name for name, found in results.experiments if not found["estimable"]]
+    if flat:
+        said.append(
+            f"System prompts: no correlation is estimable in {listed(flat)}. This counts neither for nor against the "
+            "probe: it is a fact about this model’s choices."
+        )
+    if results.shift and results.features("encoder"):
+        said.append(
+            "Encoders and system prompts: an encoder that sees a prompt name a subject also moves on target, so a "
+            "correlation on target alone does not show that a probe reads preference; pooled and centred correlations "
+            "weigh more."
+        )
+    return said

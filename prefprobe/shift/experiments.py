@@ -1,0 +1,131 @@
+"""Experiments as YAML: system prompts that are meant to move some labels, and tasks that carry labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prefprobe.errors import BadConfig
+
+PROMPTS = Path(__file__).parent / "prompts"
+BUILTIN = ("category", "targeted", "competing", "persona")
+
+Id = Annotated[str, Field(pattern=r"^\S+$")]
+"""Without white space: rows of features are named "prompt id<TAB>task id"."""
+Text = Annotated[str, Field(pattern=r"\S")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShiftPrompt(_Model):
+    """One system prompt."""
+
+    id: Id
+    text: Text
+    targets: dict[Text, Literal[-1, 1]]
+    """Label → the direction in which the prompt is meant to move tasks with that label; empty for a neutral prompt."""
+
+
+class ShiftTask(_Model):
+    """One task that is measured under the prompts of its experiment."""
+
+    id: Id
+    text: Text
+    topic: Text
+    labels: tuple[Text, ...] = Field(min_length=1)
+
+
+class _File(_Model):
+    experiment: Text
+    prompts: tuple[ShiftPrompt, ...] = Field(min_length=1)
+    task_sets: dict[Text, Annotated[tuple[ShiftTask, ...], Field(min_length=1)]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One task set under the prompts of its file. Every task is measured under every prompt."""
+
+    name: str
+    """The task set's: the name under which results are reported."""
+    prompts: tuple[ShiftPrompt, ...]
+    tasks: tuple[ShiftTask, ...]
+
+
+def builtin_paths() -> list[Path]:
+    """The packaged experiment files."""
+    return [PROMPTS / f"{name}.yaml" for name in BUILTIN]
+
+
+def load_experiments(paths: Sequence[Path]) -> list[Experiment]:
+    """All task sets of all files, in order.
+
+    Raises BadConfig naming file and key: for a file that is missing or malformed, for an id of a prompt or a task, a
+    task set or an experiment that stands twice in these files, and for a target that no task of the file is labelled with.
+    """
+    seen: dict[tuple[str, str], str] = {}
+    experiments = []
+    for path in paths:
+        file = _read(path)
+        names = [("experiment", "experiment", file.experiment)]
+        names += [(f"prompts.{i}.id", "prompt id", p.id) for i, p in enumerate(file.prompts)]
+        for name, tasks in file.task_sets.items():
+            names.append(("task_sets", "task set", name))
+            names += [(f"task_sets.{name}.{i}.id", "task id", t.id) for i, t in enumerate(tasks)]
+        for key, kind, name in names:
+            if (kind, name) in seen:
+                raise BadConfig(
+                    f"{path}: `{key}`: the {kind} {name!r} stands already in {seen[kind, name]}; make it unique."
+                )
+            seen[kind, name] = str(path)
+        labels = {label for tasks in file.task_sets.values() for task in tasks for label in task.labels}
+        for i, prompt in enumerate(file.prompts):
+            for label in prompt.targets:
+                if label not in labels:
+                    raise BadConfig(
+                        f"{path}: `prompts.{i}.targets.{label}`: no task of the file has the label {label!r}; "
+                        "correct the target or label a task with it."
+                    )
+        experiments += [Experiment(name, file.prompts, tasks) for name, tasks in file.task_sets.items()]
+    return experiments
+
+
+def intended(prompt: ShiftPrompt, task: ShiftTask) -> int:
+    """The direction in which `prompt` is meant to move `task`: sign of the sum of its targets over the task's labels.
+
+    0 means none: off target, or targets of both signs that cancel.
+    """
+    total = sum(prompt.targets.get(label, 0) for label in set(task.labels))
+    return (total > 0) - (total < 0)
+
+
+def on_target(prompt: ShiftPrompt, task: ShiftTask) -> bool:
+    """Whether any label of `task` is among the targets of `prompt`, even if these cancel."""
+    return any(label in prompt.targets for label in task.labels)
+
+
+def _read(path: Path) -> _File:
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise BadConfig(f"{path}: no such experiment file; name a YAML file or a packaged experiment.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise BadConfig(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'bad text'}).") from error
+    if not isinstance(values, dict):
+        raise BadConfig(f"{path}: expected a mapping with `experiment`, `prompts` and `task_sets`; write it so.")
+    try:
+        return _File.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(e["loc"], e["type"], e["msg"]) for e in error.errors())
+        raise BadConfig(f"{path}: {problems}; correct the file.") from error
+
+
+def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    key = ".".join(map(str, location))
+    return f"`{key}`: {'no such key' if kind == 'extra_forbidden' else message[0].lower() + message[1:]}"
