@@ -113,7 +113,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     for name, role in features_of(config).items():
         if role in ("model", "base", "untrained"):
             settings = config.base if role == "base" and config.base else config.model
-            params = {"model": _model_params(settings, "base" if role == "base" else "model", pins)}
+            params: dict[str, Any] = {"model": _model_params(settings, "base" if role == "base" else "model", pins)}
             params |= {"fractions": config.activations.fractions, "part": config.activations.part}
             params |= {"shards": config.activations.shards}
             if role == "untrained":

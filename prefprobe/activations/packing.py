@@ -101,7 +101,7 @@ def forward(
                 np.stack([path[-max(tail, 1) :] for p in batch for path in p.paths]), device=model.device
             )
             captured: dict[int, torch.Tensor] = {}
-            with _capture(model, layers, where, ends[:, -1], captured):
+            with _Capture(model, layers, where, ends[:, -1], captured):
                 final = _run(model, batch, prefix, skip)
             for layer, values in captured.items():
                 kept[layer][rows] = values.float().cpu().numpy()
@@ -174,7 +174,7 @@ def _masks(model: LoadedModel, sees: np.ndarray, positions: np.ndarray, skip: in
     return {"full_attention": full, "sliding_attention": full & torch.from_numpy(near)[:, None].to(model.device)}
 
 
-class _capture:
+class _Capture:
     """Hooks that gather one token of every sequence after the wanted blocks, on the device."""
 
     def __init__(

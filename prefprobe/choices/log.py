@@ -47,8 +47,11 @@ class Engine(Protocol):
     """Anything that answers requests."""
 
     name: str
-    identity: Mapping[str, Any]
-    """All that an answer depends on besides the texts: model, temperature, stimulus."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that an answer depends on besides the texts: model, temperature, stimulus."""
+        ...
 
     def measure(self, requests: Sequence[tuple[str | None, str, str]]) -> list[Answer]:
         """Answers to (system prompt, text shown first, text shown second), in order."""

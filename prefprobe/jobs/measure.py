@@ -16,12 +16,11 @@ def run(job: Job) -> Outputs:
     texts = task_set(job.table("tasks", "tasks.parquet"), job.args["set"])  # raises on a leak, before any request
     log = choice_log(job, texts, {})
     measured = measure_utilities(list(texts), getattr(job.config, job.args["set"]), log, job.config.seed)
-    fit = {name: value for name, value in asdict(measured.utilities.report).items()}
     about = {"set": job.args["set"], "engine": log.engine.name, "temperature": job.config.choices.temperature}
     return {
         "choices.parquet": parquet_bytes(measured.choices),
         "utilities.parquet": parquet_bytes(to_table(measured.utilities)),
-        "measure.json": json_bytes({**about, **measured.summary, "fit": fit}),
+        "measure.json": json_bytes({**about, **measured.summary, "fit": asdict(measured.utilities.report)}),
     }
 
 

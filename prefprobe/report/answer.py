@@ -7,15 +7,15 @@ from prefprobe.report.rules import INCONCLUSIVE, NOT_ESTIMABLE, NOT_REPLICATED, 
 from prefprobe.report.text import interval, listed, number, signed
 
 _PREDICTS = {
-    REPLICATED: "predicts how much the model prefers tasks that it was not trained on",
-    NOT_REPLICATED: "does not predict how much the model prefers tasks that it was not trained on",
-    INCONCLUSIVE: "is not shown to predict how much the model prefers tasks that it was not trained on",
-    NOT_ESTIMABLE: "could not be tested on tasks that it was not trained on",
+    REPLICATED: "predicts how much the model prefers unseen tasks",
+    NOT_REPLICATED: "does not predict how much the model prefers unseen tasks",
+    INCONCLUSIVE: "is not shown to predict how much the model prefers unseen tasks",
+    NOT_ESTIMABLE: "could not be tested on unseen tasks",
 }
 _TOPICS = {
-    REPLICATED: "it carries over to topics that it never saw",
-    NOT_REPLICATED: "it does not carry over to topics that it never saw",
-    INCONCLUSIVE: "it is not shown to carry over to topics that it never saw",
+    REPLICATED: "it carries over to unseen topics",
+    NOT_REPLICATED: "it does not carry over to unseen topics",
+    INCONCLUSIVE: "it is not shown to carry over to unseen topics",
     NOT_ESTIMABLE: "whether it carries over to unseen topics could not be estimated",
 }
 _ENCODER = {

@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from prefprobe.report import shown
 from prefprobe.report.marks import MOST_DOTS, beside, bounds, evenly, gap, key, plain, sheet, zero
@@ -57,6 +57,7 @@ def rounds(rows: shown.Rows) -> Figure:
         axes.set(ylim=(low - 0.02, high + 0.02))
         axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         plain(axes, "y", baseline=False)
         if name == "p_first":
             zero(axes, 0.5)

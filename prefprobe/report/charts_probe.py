@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from prefprobe.report import published, shown
-from prefprobe.report.marks import HOLLOW, beside, bounds, evenly, frame, gap, key, plain, sheet, zero
+from prefprobe.report.marks import HOLLOW, ON_PAPER, beside, bounds, evenly, frame, gap, key, plain, sheet, zero
 from prefprobe.report.svg import (
     BASE,
     CONTROL,
@@ -32,7 +32,6 @@ GROUPS = {
     "cross_topic": "Held-out topics, mean over folds",
 }
 _LINES = {"raw": ("raw", MODEL), "demeaned": ("means removed", ENCODER), "cross_topic": ("unseen topics", BASE)}
-_ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "pad": 2.0}
 
 
 def overview(rows: shown.Rows) -> Figure:
@@ -49,10 +48,10 @@ def overview(rows: shown.Rows) -> Figure:
     plain(axes, "x")
     zero(axes, vertical=True)
     mark = {"marker": "D", "markersize": 6, "linestyle": "none", **HOLLOW}
-    key(paper, left, 14, [(mark, f"published, {published.SHORT}"), ({"color": FG, "linewidth": 1.6}, "95 % interval")])
+    key(paper, 0, 14, [(mark, f"published, {published.SHORT}"), ({"color": FG, "linewidth": 1.6}, "95 % interval")])
     y = 0.0
     for group, of in groups.items():
-        paper.text(0, 30 + y + 20, GROUPS[group], weight="bold", va="center_baseline", bbox=_ON_PAPER)
+        paper.text(0, 30 + y + 20, GROUPS[group], weight="bold", va="center_baseline", bbox=ON_PAPER)
         y += 34
         for row in of:
             at = y + pitch / 2

@@ -7,20 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prefprobe.report import shown
-from prefprobe.report.marks import evenly, frame, key, plain, sheet
-from prefprobe.report.svg import CONTROL, ENCODER, FG, GRID, MODEL, MUTED, PAPER, WIDTH, blank, panel, text_width
+from prefprobe.report.marks import ON_PAPER, evenly, frame, key, plain, sheet
+from prefprobe.report.svg import BASE, CONTROL, ENCODER, FG, GRID, MODEL, MUTED, WIDTH, blank, panel, text_width
 from prefprobe.report.text import number, shortened
 
 _SOLID: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7, "markeredgewidth": 0, "alpha": 0.85}
-KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "off target",
-        {**_SOLID, "markersize": 5, "markerfacecolor": "none", "markeredgecolor": CONTROL, "markeredgewidth": 1.1},
-    ),
-    ("meant to rise", {**_SOLID, "color": MODEL}),
-    ("meant to fall", {**_SOLID, "color": ENCODER, "marker": "s", "markersize": 6.5}),
-)
-"""The marks of a shift scatter, in the order in which they are drawn."""
+_OPEN: dict[str, Any] = {**_SOLID, "markerfacecolor": "none", "markeredgecolor": CONTROL}
+KINDS: dict[str, dict[str, Any]] = {
+    "off target": {**_OPEN, "markersize": 5, "markeredgewidth": 1.1},
+    "torn": {**_SOLID, "color": BASE, "marker": "D", "markersize": 6},
+    "meant to rise": {**_SOLID, "color": MODEL},
+    "meant to fall": {**_SOLID, "color": ENCODER, "marker": "s", "markersize": 6.5},
+}
+"""The marks of a shift scatter, in the order in which they are drawn. A prompt pulls a torn task both ways."""
 
 
 def effects(rows: shown.Rows) -> Figure:
@@ -36,7 +35,7 @@ def effects(rows: shown.Rows) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     plain(axes, "x")
     on = {**_SOLID, "color": MODEL, "markersize": 9}
-    off = {**_SOLID, "markerfacecolor": PAPER, "markeredgecolor": CONTROL, "markeredgewidth": 1.8, "markersize": 7}
+    off = {**_OPEN, "markeredgewidth": 1.8, "markersize": 7}
     noise: dict[str, Any] = {"color": GRID, "linewidth": 13, "solid_capstyle": "butt"}
     key(paper, 0, 14, [(on, "on target"), (off, "off target"), (noise, "noise of one Δp")])
     paper.text(WIDTH, 42, "on / noise", color=MUTED, ha="right", va="center_baseline")
@@ -55,9 +54,8 @@ def effects(rows: shown.Rows) -> Figure:
 def scatter(rows: shown.Rows, found: dict[str, Any]) -> Figure:
     """Δs over Δp, a mark for every (system prompt, task), and the least-squares line where r is estimable."""
     figure = blank(372)
-    axes, paper = panel(figure, 62, 36, 12, 50), sheet(figure)
-    order = {"off target": 0, "meant to rise": 1, "meant to fall": 2}
-    drawn = evenly(sorted(rows, key=lambda row: (order[_kind(row)], row["prompt_id"], row["task_id"])))
+    axes, paper = panel(figure, 76, 36, 12, 50), sheet(figure)
+    drawn = evenly(sorted(rows, key=lambda row: (list(KINDS).index(_kind(row)), row["prompt_id"], row["task_id"])))
     noise = found["effect"]["noise"]
     reach = max([abs(row["dp"]) for row in rows] + [1.5 * (noise or 0.0)], default=0.0) * 1.1 or 0.01
     tall = max((abs(row["ds"]) for row in rows), default=0.0) * 1.1 or 0.01
@@ -65,18 +63,19 @@ def scatter(rows: shown.Rows, found: dict[str, Any]) -> Figure:
         xlim=(-reach, reach),
         ylim=(-1.2 * tall, tall),
         xlabel="Δp, change in choices",
-        ylabel="Δs, change in probe score",
     )
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.grid(color=GRID)
     frame(axes)
+    paper.text(10, 36 + (372 - 86) / 2, "Δs, change in probe score", color=MUTED, rotation=90, ha="center", va="center")
     axes.axhline(0, color=MUTED, linewidth=1.0, zorder=1)
     axes.axvline(0, color=MUTED, linewidth=1.0, zorder=1)
-    for name, style in KINDS:
+    for name, style in KINDS.items():
         of = [row for row in drawn if _kind(row) == name]
         axes.plot([row["dp"] for row in of], [row["ds"] for row in of], zorder=3, **style)
-    key(paper, 62, 14, [(style, name) for name, style in reversed(KINDS) if any(_kind(row) == name for row in drawn)])
+    there = {_kind(row) for row in drawn}
+    key(paper, 0, 14, [(KINDS[name], name) for name in reversed(KINDS) if name in there])
     dp, ds = (np.array([row[column] for row in rows], dtype=np.float64) for column in ("dp", "ds"))
     if found["estimable"] and len(rows) > 2 and np.ptp(dp) > 0:
         slope, intercept = np.polyfit(dp, ds, 1)
@@ -88,11 +87,11 @@ def scatter(rows: shown.Rows, found: dict[str, Any]) -> Figure:
             [-reach * 0.93, -reach * 0.93 + 2 * noise], [y, y], color=FG, linewidth=2, solid_capstyle="butt", zorder=5
         )
         axes.annotate("±1 s.e. of one Δp", (-reach * 0.93 + 2 * noise, y), (7, 0), textcoords="offset points",
-                      color=MUTED, va="center_baseline", zorder=5)  # fmt: skip
+                      color=MUTED, va="center_baseline", zorder=5, bbox=ON_PAPER)  # fmt: skip
     return figure
 
 
 def _kind(row: dict[str, Any]) -> str:
-    if not row["on_target"] or row["intended"] == 0:
+    if not row["on_target"]:
         return "off target"
-    return "meant to rise" if row["intended"] > 0 else "meant to fall"
+    return "torn" if row["intended"] == 0 else "meant to rise" if row["intended"] > 0 else "meant to fall"

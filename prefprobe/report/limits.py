@@ -16,9 +16,7 @@ FEW_TASKS = 50
 
 def limits(results: Results) -> list[str]:
     """One or two sentences each, the widest first."""
-    said = _size(results)
-    said += [sentence for name in ("train", "eval") for sentence in _measuring(name, results.measure[name])]
-    return said + _probing(results) + _compared(results)
+    return _size(results) + _measuring(results.measure) + _probing(results) + _compared(results)
 
 
 def _size(results: Results) -> list[str]:
@@ -45,39 +43,43 @@ def _size(results: Results) -> list[str]:
     return said
 
 
-def _measuring(name: str, measure: dict[str, Any]) -> list[str]:
-    bias, mass, fit = measure["position_bias"]["p_first"], measure["label_mass"]["mean"], measure["fit"]
-    said = []
-    if abs(bias - 0.5) > BIASED:
-        said.append(
-            f"Position bias ({name}): the task shown first is chosen with probability {number(bias, 2)}; averaging "
-            "both orders’ logits removes the mean of this bias, not what it costs in precision."
-        )
-    if mass is not None and mass < LOW_MASS:
-        said.append(
-            f"Label mass ({name}): on average {number(mass, 2)} of the probability lies on answers that begin with a "
-            "label; the rest would say something else."
-        )
-    if not measure["converged"]:
-        rank = measure["rounds"][-1]["rank_correlation"]
-        at = "" if rank is None else f" at a rank correlation of {number(rank)} with the round before"
-        reason = "its last allowed round" if measure["stopped"] == "max_rounds" else measure["stopped"]
-        said.append(f"Convergence ({name}): measuring stopped with {reason}{at}.")
-    explained = measure["additive_r2"]
-    if explained is not None and explained < LITTLE_ADDITIVE:
-        said.append(
-            f"Additivity ({name}): one utility for each task explains {number(100 * explained, 0)} % of the variance "
-            "of the debiased pair logits; the rest is particular to pairs, or noise."
-        )
-    one_sided = len(fit["always_win"]) + len(fit["always_lose"])
-    if one_sided:
-        said.append(
-            f"Extremes ({name}): tasks that won or lost every comparison: {one_sided}. Only the prior bounds their "
-            "utility."
-        )
-    if fit["components"] > 1:
-        said.append(f"Comparisons ({name}): {fit['components']} groups of tasks were never compared with each other.")
-    return said
+def _measuring(measure: dict[str, dict[str, Any]]) -> list[str]:
+    biased, loose, early, particular, extreme, split = ({} for _ in range(6))  # by set, what there is to say of it
+    for name, found in measure.items():
+        bias, mass, fit = found["position_bias"]["p_first"], found["label_mass"]["mean"], found["fit"]
+        if abs(bias - 0.5) > BIASED:
+            biased[name] = number(bias, 2)
+        if mass is not None and mass < LOW_MASS:
+            loose[name] = number(mass, 2)
+        if not found["converged"]:
+            rank = found["rounds"][-1]["rank_correlation"]
+            reason = "its last allowed round" if found["stopped"] == "max_rounds" else found["stopped"]
+            early[name] = (
+                reason if rank is None else f"{reason}, at a rank correlation of {number(rank)} with the one before"
+            )
+        if found["additive_r2"] < LITTLE_ADDITIVE:
+            particular[name] = f"{number(100 * found['additive_r2'], 0)} %"
+        if fit["always_win"] or fit["always_lose"]:
+            extreme[name] = str(len(fit["always_win"]) + len(fit["always_lose"]))
+        if fit["components"] > 1:
+            split[name] = str(fit["components"])
+    said = (
+        (biased, "Position bias: the task shown first is chosen with probability {}; averaging both orders’ logits removes the "
+         "mean of this bias, not what it costs in precision."),
+        (loose, "Label mass: of the probability, {} lies on answers that begin with a label; the rest would say something else."),
+        (early, "Convergence: measuring stopped with {}."),
+        (particular, "Additivity: one utility for each task explains {} of the variance of the debiased pair logits; the rest is "
+         "particular to pairs, or noise."),
+        (extreme, "Extremes: tasks that won or lost every comparison number {}; only the prior bounds their utility."),
+        (split, "Comparisons: {} groups of tasks were never compared with each other."),
+    )  # fmt: skip
+    return [text.format(_by_set(values)) for values, text in said if values]
+
+
+def _by_set(values: dict[str, str]) -> str:
+    if len(set(values.values())) == 1 and len(values) > 1:
+        return f"{next(iter(values.values()))} ({listed(list(values))})"
+    return listed([f"{value} ({name})" for name, value in values.items()])
 
 
 def _probing(results: Results) -> list[str]:

@@ -12,6 +12,8 @@ from prefprobe.report.svg import FG, GRID, MUTED, PAPER, WIDTH, text_width
 T = TypeVar("T")
 
 HOLLOW: dict[str, Any] = {"markerfacecolor": PAPER, "markeredgecolor": FG, "markeredgewidth": 1.3}
+ON_PAPER: dict[str, Any] = {"facecolor": PAPER, "edgecolor": "none", "pad": 2.0}
+"""Keeps grid lines out of a text."""
 MOST_DOTS = 1200
 """More would make a page heavy and a chart dark; a chart then draws an even selection and its caption says so."""
 

@@ -8,7 +8,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from prefprobe.report import published, rules
+from prefprobe.report import published, rules, shown
 from prefprobe.report.figures import drawings
 from prefprobe.report.limits import limits
 from prefprobe.report.marks import MOST_DOTS
@@ -144,7 +144,15 @@ def _features(results: Results, name: str) -> dict[str, Any]:
 def _experiment(results: Results, name: str, found: dict[str, Any]) -> dict[str, Any]:
     rows = [("probe", found)] + ([(found["encoder"]["name"], found["encoder"])] if found["encoder"] else [])
     known = published.SHIFT.get(name)
-    return {"name": name, "figure": f"shift-{slug(name)}", "found": found, "rows": rows, "published": known}
+    torn = any(row["on_target"] and row["intended"] == 0 for row in shown.points(results, name))
+    return {
+        "torn": torn,
+        "name": name,
+        "figure": f"shift-{slug(name)}",
+        "found": found,
+        "rows": rows,
+        "published": known,
+    }
 
 
 def _examples(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:

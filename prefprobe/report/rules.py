@@ -32,7 +32,9 @@ HELD_OUT = _rule("both 0 and the upper end of the shuffled-label control", "r")
 CROSS_TOPIC = _rule("0", "r")
 ACCURACY = _rule("0.5", "accuracy")
 DIFFERENCE = _rule("0", "difference")
-SHIFT = _rule(f"0 and the permutation p is below {SIGNIFICANT}", "r") + " Not estimable where the shift step says so."
+SHIFT = _rule(f"0 and the permutation p is below {SIGNIFICANT}", "r") + (
+    " Nor estimable where the prompts hardly move choices, against the noise of measuring them."
+)
 RELIABILITY = f"Replicated from {RELIABLE}, not replicated below {UNRELIABLE}, else inconclusive."
 
 
@@ -55,7 +57,8 @@ def judge(estimate: dict[str, Any] | None, quantity: str, *, control: float | No
     bounds, smallest, chance = interval(low, high), SMALLEST[quantity], CHANCE[quantity]
     beyond = f"{chance:g}"
     if control is not None:
-        beyond = f"{number(max(control, 0.0))} (shuffled labels reach {number(control)})"
+        reached = f"what shuffled labels reach ({number(control)})"
+        beyond = reached if control > 0 else f"0 and {reached}"
     if high < smallest:
         return Judged(NOT_REPLICATED, f"{shown}, and its interval {bounds} rules out {smallest:g} or more.")
     if low > chance and (control is None or low > control):

@@ -6,6 +6,7 @@ Colours are drawn as marks that stand for a role; a page gets CSS variables for 
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,6 +64,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.major.pad": 6.0,
     "ytick.major.pad": 6.0,
     "path.simplify": False,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 _SANS = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 
@@ -94,7 +96,8 @@ class Drawing:
 
 def draw(name: str, label: str, build: Callable[[], Figure]) -> Drawing:
     """Run `build` in the report's style. `name` is unique in the page, `label` says what there is to see."""
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a reader's fonts have letters that the layout's has not
         figure = build()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

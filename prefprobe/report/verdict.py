@@ -203,7 +203,7 @@ def _fold_difference(first: dict[str, Any], second: dict[str, Any], seed: int) -
 def _difference(role: str, values: dict[str, float]) -> dict[str, float] | None:
     if role not in values:
         return None
-    return {"difference": values["model"] - values[role], "model": values["model"], role: values[role]}
+    return {"advantage": values["model"] - values[role], "model": values["model"], role: values[role]}
 
 
 def _called(results: Results, name: str) -> str:

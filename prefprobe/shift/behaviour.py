@@ -20,9 +20,9 @@ def comparison_tasks(utilities_mu: Mapping[str, float], topics: Mapping[str, str
     """`n` tasks spread evenly over the middle of the utility range and over topics, sorted by id.
 
     `utilities_mu` maps task id → μ, `topics` task id → topic (others may be in it). The utility quantiles aimed at are
-    equidistant in MIDDLE with a random start. The numbers of tasks by topic differ by 1 at most, unless a topic has too
-    few; given these, the tasks nearest to the aims are taken. Depends on values and seed, not on the order of the dicts.
-    Raises BadConfig if the middle holds fewer than `n` tasks or a μ is not finite, InputMissing for a task with no topic.
+    equidistant in MIDDLE, with a random start. The numbers of tasks by topic differ by 1 at most, unless a topic has
+    too few; given these, the tasks nearest to the aims are taken. The order of the dicts does not matter. Raises
+    BadConfig if the middle holds fewer than `n` tasks or a μ is not finite, InputMissing for a task with no topic.
     """
     for id_ in sorted(utilities_mu):
         if not np.isfinite(utilities_mu[id_]):
@@ -36,8 +36,8 @@ def comparison_tasks(utilities_mu: Mapping[str, float], topics: Mapping[str, str
     middle = [(float(q), id_) for q, id_ in zip(quantiles, ordered, strict=True) if low <= q <= high]
     if not 1 <= n <= len(middle):
         raise BadConfig(
-            f"shift.comparisons: {n} comparison tasks were asked for, and {len(middle)} train tasks lie in the middle of "
-            "the utility range; set a number between 1 and that, or raise `tasks.n_train`."
+            f"shift.comparisons: {n} comparison tasks were asked for, and {len(middle)} train tasks lie in the middle "
+            "of the utility range; set a number between 1 and that, or raise `tasks.n_train`."
         )
     aims = low + (high - low) * (np.arange(n) + rng.random()) / n
     names = sorted({topics[id_] for _, id_ in middle})
@@ -59,19 +59,19 @@ def comparison_tasks(utilities_mu: Mapping[str, float], topics: Mapping[str, str
 def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence[str]) -> pa.Table:
     """Δp of every task under every prompt but the baseline, against the comparison tasks, sorted by prompt and task.
 
-    For each comparison c, P(task over c) = sigmoid of the mean over both orders of presentation of the mean logit in that
-    order, so that position bias cancels. p_baseline and p_prompt are means over comparisons, dp the mean of the paired
-    differences, dp_se their sample standard deviation / √n, n the number of comparisons.
+    For each comparison c, P(task over c) = sigmoid of the mean over both orders of presentation of the mean logit in
+    that order, so that position bias cancels. p_baseline and p_prompt are means over comparisons, dp the mean of the
+    paired differences, dp_se their sample standard deviation / √n, n the number of comparisons.
 
-    Columns: prompt_id, task_id string; n int32; p_baseline, p_prompt, dp, dp_se float64. Rows may come in any order, and
-    bits do not depend on it. Raises InputMissing naming a cell (prompt, task, comparison) that lacks an order or its
-    counterpart under the baseline; BadConfig for a row that does not pair a task with a comparison, for a logit that is
-    not finite, and for fewer than 2 comparisons or one named twice.
+    Columns: prompt_id, task_id string; n int32; p_baseline, p_prompt, dp, dp_se float64. Rows may come in any order,
+    and bits do not depend on it. Raises InputMissing naming a cell (prompt, task, comparison) that lacks an order or
+    its counterpart under the baseline; BadConfig for a row that does not pair a task with a comparison, for a logit
+    that is not finite, and for fewer than 2 comparisons or one named twice.
     """
     names = sorted(comparisons)
     if len(names) < 2 or len(set(names)) < len(names):
         raise BadConfig(f"shift: {len(names)} comparisons, expected 2 or more, each named once; choose them again.")
-    prompt, a, b = (np.array(choices.column(c).to_pylist(), dtype=np.object_) for c in ("prompt_id", "task_a", "task_b"))
+    prompt, a, b = (np.array(choices.column(c).to_pylist(), np.object_) for c in ("prompt_id", "task_a", "task_b"))
     logit = choices.column("logit").to_numpy().astype(np.float64)
     shown_first = np.isin(b, names)
     paired, finite = shown_first != np.isin(a, names), np.isfinite(logit)
@@ -91,7 +91,7 @@ def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence
     cell = np.ravel_multi_index((i[:-1], j, k, shown_first.astype(np.int64)), shape)
     count = np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
     base = prompts.index(baseline_id)
-    measured = count.any(axis=(2, 3))
+    measured = np.asarray(count.any(axis=(2, 3)), dtype=np.bool_)
     measured[base] = np.delete(measured, base, axis=0).any(axis=0)
     _require_all(count, measured, prompts, tasks, names)
 
@@ -121,7 +121,7 @@ def _codes(values: npt.NDArray[np.object_]) -> tuple[list[str], Codes]:
 
 
 def _require_all(
-    count: npt.NDArray[np.int64], measured: npt.NDArray[np.bool_], prompts: list[str], tasks: list[str], names: list[str]
+    count: Codes, measured: npt.NDArray[np.bool_], prompts: list[str], tasks: list[str], names: list[str]
 ) -> None:
     missing = np.argwhere(measured[:, :, None, None] & (count == 0))
     if len(missing):

@@ -64,8 +64,8 @@ def builtin_paths() -> list[Path]:
 def load_experiments(paths: Sequence[Path]) -> list[Experiment]:
     """All task sets of all files, in order.
 
-    Raises BadConfig naming file and key: for a file that is missing or malformed, for an id of a prompt or a task, a
-    task set or an experiment that stands twice in these files, and for a target that no task of the file is labelled with.
+    Raises BadConfig naming file and key: for a file that is missing or malformed, for a prompt, a task, a task set or
+    an experiment whose name stands twice in these files, and for a target that no task of the file is labelled with.
     """
     seen: dict[tuple[str, str], str] = {}
     experiments = []

@@ -38,7 +38,10 @@ def prompted_tasks(settings: ShiftSettings) -> list[PromptedTask]:
     """Every task under every prompt of its experiments and under the baseline, sorted, each once."""
     rows = set()
     for experiment in load_experiments(experiment_paths(settings.experiments)):
-        prompts = {p.id: p.text for p in experiment.prompts} | {BASELINE: settings.baseline}
+        prompts = {p.id: p.text for p in experiment.prompts}
+        if BASELINE in prompts:
+            raise BadConfig(f"experiment {experiment.name}: the prompt id {BASELINE!r} is reserved; rename the prompt.")
+        prompts[BASELINE] = settings.baseline
         rows |= {PromptedTask(p, t.id, text, t.text) for p, text in prompts.items() for t in experiment.tasks}
     return sorted(rows)
 

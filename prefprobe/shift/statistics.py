@@ -1,33 +1,36 @@
-"""Do probe scores move as choices do? Point tables, correlations with intervals, and when there is nothing to correlate."""
+"""Whether probe scores move as choices do: the points of every experiment, and what can be said of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.stats import rankdata
 
 from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.probes.metrics import pearson, spearman
 from prefprobe.shift.experiments import Experiment, intended, on_target
+from prefprobe.shift.resampling import Draws, interval, permutation_p
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 SMALL = 0.02
-"""Shifts of P(choose) below this are too small for their sign to mean anything."""
-SIGNAL = 2.0
-"""How far above its own noise a model's shift must stand for a claim to be estimable."""
-MIN_POINTS = 4
+"""A |Δp| below this is no shift: its sign means nothing, and an experiment of such shifts is not estimable."""
 
+SIGNAL = 2.0
+"""Least ratio of on-target Δp to its standard error, both root mean square, for an experiment to be estimable."""
+
+MIN_POINTS = 4
+"""Fewest on-target points for an experiment to be estimable."""
+
+NUMBERS = ("p_baseline", "p_prompt", "dp", "dp_se", "ds", "ds_encoder")
 POINTS = pa.schema(
     [
-        ("experiment", pa.string()),
-        ("prompt_id", pa.string()),
-        ("task_id", pa.string()),
-        ("on_target", pa.bool_()),
-        ("intended", pa.int8()),
-        ("n", pa.int32()),
-        *((name, pa.float64()) for name in ("p_baseline", "p_prompt", "dp", "dp_se", "ds", "ds_encoder")),
+        *((name, pa.string()) for name in ("experiment", "prompt_id", "task_id")),
+        *(("on_target", pa.bool_()), ("intended", pa.int8()), ("n", pa.int32())),
+        *((name, pa.float64()) for name in NUMBERS),
     ]
 )
 
@@ -36,205 +39,186 @@ def shift_points(
     experiments: Sequence[Experiment],
     behaviour: pa.Table,
     scores: pa.Table,
-    baseline: str,
+    baseline_id: str,
     encoder_scores: pa.Table | None = None,
 ) -> pa.Table:
-    """One row for every experiment, prompt and task, with the columns of POINTS, sorted by those three.
+    """Every task under every prompt of its experiment, with the columns of POINTS, sorted by the first three.
 
-    `behaviour` comes from `behavioural_shift`; score tables have prompt_id, task_id, score, the baseline among the
-    prompts. Δs is the score under the prompt minus the score under the same baseline. Raises InputMissing naming a
-    point without choices or scores, BadConfig naming one whose numbers are not finite.
+    `behaviour` is that of `behavioural_shift`. Score tables have prompt_id, task_id, score, and rows for `baseline_id`:
+    ds = score under the prompt - score of the same task under the baseline; ds_encoder likewise, null without scores.
+    Raises InputMissing naming a point without choices or scores, BadConfig for one scored twice and naming one with a
+    number that is not finite.
     """
-    moved = {(r["prompt_id"], r["task_id"]): r for r in behaviour.to_pylist()}
-    score = {(r["prompt_id"], r["task_id"]): r["score"] for r in scores.to_pylist()}
-    encoded = (
-        {(r["prompt_id"], r["task_id"]): r["score"] for r in encoder_scores.to_pylist()} if encoder_scores else None
-    )
+    moved = {(row["prompt_id"], row["task_id"]): row for row in behaviour.to_pylist()}
+    scored = {"ds": _scores(scores)}
+    if encoder_scores is not None:
+        scored["ds_encoder"] = _scores(encoder_scores)
     rows = []
-    for experiment in sorted(experiments, key=lambda e: e.name):
-        for prompt in sorted(experiment.prompts, key=lambda p: p.id):
-            for task in sorted(experiment.tasks, key=lambda t: t.id):
-                cell = (prompt.id, task.id)
-                try:
-                    row = dict(moved[cell])
-                    row["ds"] = score[cell] - score[baseline, task.id]
-                    row["ds_encoder"] = None if encoded is None else encoded[cell] - encoded[baseline, task.id]
-                except KeyError as error:
+    for experiment, p, t in ((e, p, t) for e in experiments for p in e.prompts for t in e.tasks):
+        if (p.id, t.id) not in moved:
+            raise InputMissing(f"shift: no choices of task {t.id} under prompt {p.id}; run shift-measure for it.")
+        row = moved[p.id, t.id] | {"on_target": on_target(p, t), "intended": intended(p, t)}
+        row["experiment"] = experiment.name
+        for column, score in scored.items():
+            for prompt_id in (p.id, baseline_id):
+                if (prompt_id, t.id) not in score:
                     raise InputMissing(
-                        f"shift: {task.id} under {prompt.id} has no choices or scores; run shift-measure and shift-score."
-                    ) from error
-                bad = [k for k in ("dp", "dp_se", "ds", "ds_encoder") if row[k] is not None and not np.isfinite(row[k])]
-                if bad:
-                    raise BadConfig(
-                        f"shift: {bad[0]} of {task.id} under {prompt.id} is not finite; check the activations."
+                        f"shift: {column}: task {t.id} has no score under prompt {prompt_id}; score that prompt again."
                     )
-                rows.append(
-                    {
-                        "experiment": experiment.name,
-                        "on_target": on_target(prompt, task),
-                        "intended": intended(prompt, task),
-                    }
-                    | row
-                )
-    return pa.Table.from_pylist(rows, schema=POINTS)
+            row[column] = score[p.id, t.id] - score[baseline_id, t.id]
+        rows.append(row)
+    points = pa.Table.from_pylist(rows, schema=POINTS)
+    _require_finite(points, with_encoder=encoder_scores is not None)
+    return points.sort_by([(name, "ascending") for name in POINTS.names[:3]])
 
 
 def shift_statistics(
     points: pa.Table, *, encoder: str | None, seed: int = 0, bootstrap: int = 2000, permutations: int = 2000
 ) -> dict[str, Any]:
-    """Statistics of every experiment in `points`, as `shift.json` has them; None wherever a number is not defined.
+    """`experiments` of `shift.json`: {name: statistics} of points with the columns of POINTS, in any order.
 
-    Every experiment must be a full grid of prompts and tasks (as `shift_points` makes it). Intervals resample whole
-    prompts and whole tasks; the permutation p (one-sided: scores follow choices) moves whole prompts and whole tasks of
-    Δs against Δp and takes the on-target cells again, p = (k + 1) / (N + 1).
+    Correlations are of dp and ds: `on_target`; `pooled` over all points; `centred`, all points less their prompt's
+    mean. Intervals resample whole prompts and whole tasks (`resampling.interval`). p is one-sided (scores follow
+    choices) and permutes whole prompts and whole tasks of the full grid, also for the on-target cells
+    (`permutation_p`); it is None where points are not a full grid. Probe and `encoder`, the name of what ds_encoder
+    comes from, share all draws; these depend on `seed` and on the size of the experiment alone.
+
+    `effect` is about dp: root mean squares (rms), `max` |dp| of all points, `noise` the rms of dp_se on target.
+    `estimable`: at least 4 on-target points that vary, whose rms dp is at least 0.02 and twice the noise. Correlations
+    are there even if not estimable. `fit` is the least-squares line ds = intercept + slope · dp on target. Signs are
+    compared on target where |dp| >= 0.02, and with the intended sign where there is one. What is not defined is None.
+    Raises BadConfig naming a point that stands twice or has a number that is not finite.
     """
+    _require_finite(points, with_encoder=encoder is not None)
+    names = np.array(points.column("experiment").to_pylist(), dtype=np.str_)
     results = {}
-    for index, name in enumerate(sorted(set(points.column("experiment").to_pylist()))):
-        rows = [r for r in points.to_pylist() if r["experiment"] == name]
-        results[name] = _Grid(rows).summary(encoder, [seed, 4, index], bootstrap, permutations)
+    for name in np.unique(names).tolist():
+        grid = _grid(points.filter(pa.array(names == name)))
+        draws = Draws.of(grid.there, bootstrap, permutations, seed)
+        control = None if encoder is None else {"name": encoder, **_correlations(grid, "ds_encoder", draws)}
+        results[name] = _description(grid) | _correlations(grid, "ds", draws) | {"encoder": control}
     return results
 
 
+@dataclass(frozen=True, eq=False)
 class _Grid:
-    """One experiment as matrices of prompts × tasks."""
+    """One experiment as matrices (prompts, tasks), both sorted by id; cells without a point are 0."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        prompts, tasks = (sorted({r[key] for r in rows}) for key in ("prompt_id", "task_id"))
-        at = {(r["prompt_id"], r["task_id"]): r for r in rows}
-        if len(at) != len(rows) or len(rows) != len(prompts) * len(tasks):
-            raise BadConfig(f"shift: the points of {rows[0]['experiment']} are no full grid of prompts and tasks.")
+    there: Mask
+    on: Mask
+    values: dict[str, Floats]
 
-        def matrix(key: str) -> Floats:
-            return np.array([[at[p, t][key] for t in tasks] for p in prompts], dtype=np.float64)
 
-        self.dp, self.se, self.ds = matrix("dp"), matrix("dp_se"), matrix("ds")
-        self.intended, self.on = matrix("intended"), matrix("on_target") > 0
-        self.ds_encoder = None if rows[0]["ds_encoder"] is None else matrix("ds_encoder")
+def _grid(points: pa.Table) -> _Grid:
+    (prompts, p), (tasks, t) = (
+        np.unique(np.array(points.column(name).to_pylist(), dtype=np.str_), return_inverse=True)
+        for name in ("prompt_id", "task_id")
+    )
+    count = np.zeros((len(prompts), len(tasks)), dtype=np.int64)
+    np.add.at(count, (p, t), 1)
+    if count.max() > 1:
+        i, j = np.argwhere(count > 1)[0]
+        raise BadConfig(
+            f"shift: task {tasks[j]} under prompt {prompts[i]} is two points; join choices and scores again."
+        )
+    values = {name: np.zeros(count.shape) for name in ("on_target", "intended", *NUMBERS)}
+    for name, matrix in values.items():
+        matrix[p, t] = points.column(name).cast(pa.float64()).to_numpy()
+    return _Grid(count > 0, values["on_target"] > 0, values)
 
-    def summary(self, encoder: str | None, seed: list[int], bootstrap: int, permutations: int) -> dict[str, Any]:
-        """The entry of one experiment in `shift.json`."""
-        estimable, why, effect = self._effect()
-        clear = self.on & (np.abs(self.dp) >= SMALL)
-        aimed = clear & (self.intended != 0)
-        against = None
-        if encoder is not None and self.ds_encoder is not None:
-            against = {"name": encoder, **self._correlations(self.ds_encoder, seed, bootstrap, permutations)}
-        agree = np.sign(self.ds) == np.sign(self.dp)
-        return {
-            "n_prompts": self.dp.shape[0],
-            "n_tasks": self.dp.shape[1],
-            "n_points": self.dp.size,
-            "n_on_target": int(self.on.sum()),
-            "effect": effect,
-            "estimable": estimable,
-            "why": why,
-            **self._correlations(self.ds, seed, bootstrap, permutations),
-            "sign_agreement": {**_share(agree[clear]), "threshold": SMALL},
-            "intended_behaviour": _share((np.sign(self.dp) == self.intended)[aimed]),
-            "intended_probe": _share((np.sign(self.ds) == self.intended)[aimed]),
-            "fit": _line(self.dp[self.on], self.ds[self.on]),
-            "encoder": against,
-        }
 
-    def _effect(self) -> tuple[bool, str, dict[str, Any]]:
-        on, off = self.dp[self.on], self.dp[~self.on]
-        size, noise = _rms(on), _rms(self.se[self.on])
-        ratio = None if size is None or not noise else size / noise
-        effect = {
+def _description(grid: _Grid) -> dict[str, Any]:
+    """All that is said of one experiment besides its correlations."""
+    dp, ds, aim = (grid.values[name][grid.on] for name in ("dp", "ds", "intended"))
+    size, noise = _rms(dp), _rms(grid.values["dp_se"][grid.on])
+    moved = np.abs(dp) >= SMALL
+    meant = moved & (aim != 0)
+    r = pearson(dp, ds)
+    slope = None if r is None else float(r * ds.std() / dp.std())
+    estimable, why = _estimable(dp, ds, size or 0.0, noise or 0.0)
+    return {
+        "n_prompts": grid.there.shape[0],
+        "n_tasks": grid.there.shape[1],
+        "n_points": int(grid.there.sum()),
+        "n_on_target": len(dp),
+        "effect": {
             "rms_on_target": size,
-            "rms_off_target": _rms(off),
-            "max": float(np.abs(self.dp).max()),
+            "rms_off_target": _rms(grid.values["dp"][grid.there & ~grid.on]),
+            "max": float(np.abs(grid.values["dp"]).max()),
             "noise": noise,
-            "signal_to_noise": ratio,
+            "signal_to_noise": size / noise if size is not None and noise else None,
+        },
+        "estimable": estimable,
+        "why": why,
+        "sign_agreement": {**_share((np.sign(ds) == np.sign(dp))[moved]), "threshold": SMALL},
+        "intended_behaviour": _share((np.sign(dp) == aim)[meant]),
+        "intended_probe": _share((np.sign(ds) == aim)[meant]),
+        "fit": {"slope": slope, "intercept": None if slope is None else float(ds.mean() - slope * dp.mean())},
+    }
+
+
+def _estimable(dp: Floats, ds: Floats, size: float, noise: float) -> tuple[bool, str]:
+    n = len(dp)
+    if n < MIN_POINTS:
+        return False, f"Only {n} points are on target, and a correlation that means something takes {MIN_POINTS}."
+    for name, values in (("Δp", dp), ("Δs", ds)):
+        if pearson(values, values) is None:
+            return False, f"{name} is the same at all {n} on-target points, so there is nothing to correlate."
+    ratio = f"{size / noise:.2g} times its standard error of {noise:.2g}" if noise else "with no standard error"
+    found = f"On-target Δp has a root mean square of {size:.2g} over {n} points, {ratio}"
+    if size >= SMALL and size >= SIGNAL * noise:
+        return True, f"{found}, so it stands above the model's own noise."
+    return False, f"{found}; to stand above the model's own noise it needs {SMALL:g} and {SIGNAL:g} times."
+
+
+def _correlations(grid: _Grid, column: str, draws: Draws) -> dict[str, Any]:
+    dp, ds, full = grid.values["dp"], grid.values[column], bool(grid.there.all())
+
+    def of(x: Floats, y: Floats, cells: Mask, centred: bool = False) -> dict[str, Any]:
+        r = pearson(x[cells], y[cells])
+        return {
+            "pearson": None if r is None else interval(r, x, y, cells, draws, centred=centred),
+            "spearman": spearman(x[cells], y[cells]),
+            "p": None if r is None or not full else permutation_p(r, x, y, cells, draws),
+            "n": int(cells.sum()),
         }
-        if len(on) < MIN_POINTS or size is None or _varies(on) is False:
-            return False, f"Only {len(on)} on-target points, or none that differ: nothing to correlate.", effect
-        shown = f"on-target choices move by {size:.3f} (rms of Δp), {'∞' if ratio is None else f'{ratio:.1f}'} times the noise of {noise:.3f}"
-        enough = size >= SMALL and (ratio is None or ratio >= SIGNAL)
-        rule = f"{SMALL} and {SIGNAL:g} times the noise are needed"
-        return enough, f"{shown[0].upper()}{shown[1:]}{'' if enough else f'; {rule}'}.", effect
 
-    def _correlations(self, ds: Floats, seed: list[int], bootstrap: int, permutations: int) -> dict[str, Any]:
-        everywhere = np.ones_like(self.on)
-        dp_centred, ds_centred = (m - m.mean(axis=1, keepdims=True) for m in (self.dp, ds))
-        found = {}
-        for name, x, y, where in (
-            ("on_target", self.dp, ds, self.on),
-            ("pooled", self.dp, ds, everywhere),
-            ("centred", dp_centred, ds_centred, everywhere),
-        ):
-            r = _pearson(x[where], y[where])
-            found[name] = {
-                "pearson": None if r is None else {"value": r, **_bootstrap(x, y, where, seed, bootstrap)},
-                "spearman": _pearson(rankdata(x[where]), rankdata(y[where])),
-                "p": None if r is None else _permutation(x, y, where, r, seed, permutations),
-                "n": int(where.sum()),
-            }
-        return found
+    weight = grid.there / grid.there.sum(axis=1, keepdims=True)
+    dp_within, ds_within = (np.where(grid.there, m - (m * weight).sum(axis=1, keepdims=True), 0.0) for m in (dp, ds))
+    return {
+        "on_target": of(dp, ds, grid.on),
+        "pooled": of(dp, ds, grid.there),
+        "centred": of(dp_within, ds_within, grid.there, centred=True),
+    }
 
 
-def _bootstrap(
-    x: Floats, y: Floats, where: npt.NDArray[np.bool_], seed: list[int], times: int
-) -> dict[str, float | None]:
-    """95 % bounds of r from resampled prompts and tasks: a cell counts as often as its prompt times its task is drawn."""
-    rng = np.random.default_rng([*seed, 0])
-    prompts, tasks = x.shape
-    rows = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=times)
-    columns = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=times)
-    weight = (rows[:, :, None] * columns[:, None, :])[:, where].astype(np.float64)
-    r = _weighted_pearson(x[where], y[where], weight)
-    r = r[np.isfinite(r)]
-    if len(r) < times / 2:
-        return {"low": None, "high": None}
-    low, high = np.quantile(r, [0.025, 0.975])
-    return {"low": float(low), "high": float(high)}
+def _scores(table: pa.Table) -> dict[tuple[str, str], float]:
+    rows = table.select(["prompt_id", "task_id", "score"]).to_pylist()
+    scores = {(row["prompt_id"], row["task_id"]): np.nan if row["score"] is None else row["score"] for row in rows}
+    if len(scores) < len(rows):
+        raise BadConfig(
+            f"shift: {len(rows)} scores are of only {len(scores)} prompts and tasks; score each point once."
+        )
+    return scores
 
 
-def _permutation(x: Floats, y: Floats, where: npt.NDArray[np.bool_], r: float, seed: list[int], times: int) -> float:
-    rng = np.random.default_rng([*seed, 1])
-    prompts, tasks = x.shape
-    rows = rng.permuted(np.tile(np.arange(prompts), (times, 1)), axis=1)
-    columns = rng.permuted(np.tile(np.arange(tasks), (times, 1)), axis=1)
-    moved = y[rows[:, :, None], columns[:, None, :]][:, where]
-    moved = moved - moved.mean(axis=1, keepdims=True)
-    fixed = x[where] - x[where].mean()
-    norm = np.sqrt((moved**2).sum(axis=1) * (fixed**2).sum())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_chance = np.where(norm > 0, moved @ fixed / norm, 0.0)
-    return float((int((by_chance >= r - 1e-12).sum()) + 1) / (times + 1))
-
-
-def _weighted_pearson(x: Floats, y: Floats, weight: Floats) -> Floats:
-    total = weight.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mx, my = weight @ x / total, weight @ y / total
-        vx, vy = weight @ x**2 / total - mx**2, weight @ y**2 / total - my**2
-        r = (weight @ (x * y) / total - mx * my) / np.sqrt(vx * vy)
-    tiny = 1e-12
-    return np.where((vx > tiny * (x**2).max()) & (vy > tiny * (y**2).max()), r, np.nan)
-
-
-def _pearson(x: Floats, y: Floats) -> float | None:
-    if len(x) < MIN_POINTS or not (_varies(x) and _varies(y)):
-        return None
-    return float(np.clip(np.corrcoef(x, y)[0, 1], -1.0, 1.0))
-
-
-def _varies(x: Floats) -> bool:
-    return bool(np.ptp(x) > 1e-12 * max(1e-300, float(np.abs(x).max())))
-
-
-def _share(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    return {"value": float(flags.mean()) if len(flags) else None, "n": len(flags)}
+def _require_finite(points: pa.Table, with_encoder: bool) -> None:
+    for name in NUMBERS:
+        column = points.column(name)
+        bad = ~np.isfinite(column.to_numpy().astype(np.float64))
+        if name == "ds_encoder" and not with_encoder:
+            bad &= column.is_valid().to_numpy()
+        if bad.any():
+            row = int(np.argmax(bad))
+            task, prompt = (points.column(of)[row].as_py() for of in ("task_id", "prompt_id"))
+            raise BadConfig(
+                f"shift: {name} of task {task} under prompt {prompt} is not a finite number; measure it again."
+            )
 
 
 def _rms(x: Floats) -> float | None:
-    return float(np.sqrt((x**2).mean())) if len(x) else None
+    return float(np.sqrt((x * x).mean())) if len(x) else None
 
 
-def _line(x: Floats, y: Floats) -> dict[str, float | None]:
-    """Least squares of Δs on Δp."""
-    if _pearson(x, y) is None:
-        return {"slope": None, "intercept": None}
-    slope, intercept = np.polyfit(x, y, 1)
-    return {"slope": float(slope), "intercept": float(intercept)}
+def _share(agrees: Mask) -> dict[str, Any]:
+    return {"value": float(agrees.mean()) if len(agrees) else None, "n": len(agrees)}

@@ -9,8 +9,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import lsmr
 
 from prefprobe.errors import BadConfig
-from prefprobe.utilities.observations import Ids, index_pairs, merge_logits, probabilities
-from prefprobe.utilities.thurstonian import Comparisons, Utilities, fit_mu
+from prefprobe.utilities.observations import Ids, merge_logits
+from prefprobe.utilities.thurstonian import Comparisons, fit_mu
 
 
 def split_half(comparisons: Comparisons, *, splits: int = 10, seed: int) -> dict[str, float | int | None]:
@@ -66,20 +66,3 @@ def additive_r2(task_a: Ids, task_b: Ids, logit: npt.ArrayLike) -> float | None:
     x = lsmr(design, y, atol=1e-12, btol=1e-12, conlim=0.0, maxiter=10 * tasks)[0]
     unexplained = float(np.sum((y - design @ x) ** 2))
     return float(1.0 - (unexplained / freedom) / (total / pairs))
-
-
-def agreement_ceiling(
-    utilities: Utilities, task_a: Ids, task_b: Ids, p_a: npt.ArrayLike
-) -> dict[str, float | int | None]:
-    """Pairwise accuracy of the utilities themselves: no probe of them can be expected to predict choices better.
-
-    A choice is hard if p_a is not .5; its direction is predicted when the side with the higher mu is the chosen one,
-    and equal mu counts half. Returns `accuracy` (None without hard choices) and `n_choices`, how many were hard.
-    Raises BadConfig naming the row for p_a out of [0, 1] and for a task without a utility.
-    """
-    index_pairs(task_a, task_b)
-    gap = utilities.mu[utilities.locate(task_a)] - utilities.mu[utilities.locate(task_b)]
-    chosen = np.sign(probabilities("p_a", p_a, len(gap)) - 0.5)
-    hard = chosen != 0.0
-    accuracy = float(np.mean(0.5 + 0.5 * np.sign(gap[hard]) * chosen[hard])) if hard.any() else None
-    return {"accuracy": accuracy, "n_choices": int(hard.sum())}

@@ -39,6 +39,8 @@ class Comparisons:
     """(m,) soft count of i chosen over j, from 0 to `count`."""
     count: Floats
     """(m,) number of observations, > 0."""
+    exact: bool = False
+    """Wins are probabilities that an engine read off, without the noise of sampling answers."""
 
     @classmethod
     def from_choices(
@@ -59,7 +61,7 @@ class Comparisons:
         Raises BadConfig naming the row for a logit that is not finite and for a task compared with itself.
         """
         ids, i, j, debiased, count = merge_logits(task_a, task_b, logit, task_ids)
-        return cls(ids, i, j, count * expit(debiased), count)
+        return cls(ids, i, j, count * expit(debiased), count, exact=True)
 
     @property
     def degree(self) -> Ints:
@@ -85,6 +87,9 @@ class FitReport:
     always_win: tuple[str, ...]
     """Tasks that won every one of their pairs outright (share > .999): the prior alone keeps their mu finite."""
     always_lose: tuple[str, ...]
+    dispersion: float
+    """Pearson's statistic over its degrees of freedom: how much the pairs scatter about the fit, as a share of what
+    sampled answers would (McCullagh and Nelder, quasi-likelihood). 1 by definition unless probabilities are exact."""
     agreement: float | None
     """Share of observations whose preferred side has the higher mu; equal mu counts half. None without observations."""
 
@@ -124,7 +129,7 @@ def fit(
     start: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     compat: bool = False,
 ) -> Utilities:
-    """Maximum a posteriori utilities with Laplace standard errors.
+    """Maximum a posteriori utilities with Laplace standard errors, for exact probabilities times √dispersion.
 
     Minimises - sum log Phi + sum mu^2 / (2 prior_sd^2) + log_sigma_penalty * sum (log sigma)^2 over mu and log sigma.
     The gauge is sum mu = 0, in every connected component too, where the prior itself puts the optimum. A task never
@@ -160,18 +165,21 @@ def fit(
         converged = max_gradient <= tolerance
     mu, log_sigma = point.theta
     always_win, always_lose = _one_sided(comparisons)
+    components = laplace.components(posterior)[0]
     report = FitReport(
         objective=objective,
         log_likelihood=point.log_likelihood,
         max_gradient=max_gradient,
         iterations=iterations,
         converged=converged,
-        components=laplace.components(posterior)[0],
+        components=components,
         always_win=always_win,
         always_lose=always_lose,
+        dispersion=_dispersion(comparisons, mu, np.exp(log_sigma), components),
         agreement=_agreement(comparisons, mu),
     )
-    se = laplace.standard_errors(point)
+    known = np.where(comparisons.degree > 0, np.sqrt(report.dispersion), 1.0)
+    se = np.minimum(prior_sd, known * laplace.standard_errors(point))
     return Utilities(comparisons.task_ids, mu, np.exp(log_sigma), se, comparisons.degree, report)
 
 
@@ -230,6 +238,17 @@ def _mode(
 
     point, iterations = newton.minimise(posterior, centred(theta), 1e-6 * tolerance, max_iterations)
     return Point(posterior, centred(point.theta)), iterations
+
+
+def _dispersion(comparisons: Comparisons, mu: Floats, sigma: Floats, components: int) -> float:
+    """See `FitReport.dispersion`. The model's rank is taken as tasks - components, as if sigma were known."""
+    i, j, count = comparisons.i, comparisons.j, comparisons.count
+    freedom = len(i) - (len(mu) - components)
+    if not comparisons.exact or freedom <= 0:
+        return 1.0
+    p = ndtr((mu[i] - mu[j]) / np.hypot(sigma[i], sigma[j]))
+    scatter = count * (comparisons.wins / count - p) ** 2 / np.maximum(p * (1.0 - p), 1e-12)
+    return float(scatter.sum() / freedom)
 
 
 def _one_sided(comparisons: Comparisons) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -73,7 +73,7 @@ def report(store: Path) -> Path:
     return store / "runs" / run_id(store) / "report"
 
 
-def choices(store: Path) -> dict[str, list[str]]:
+def choices(store: Path) -> dict[str, str]:
     """The digests of all choice tables by run's key."""
     found = {}
     for manifest in sorted(store.glob("steps/*/*/manifest.json")):
@@ -122,7 +122,8 @@ def test_kill_nine_anywhere_ends_in_the_same_verdict(store: Path, preset: Path, 
     assert (report(where) / "verdict.json").read_bytes() == (report(store) / "verdict.json").read_bytes()
     assert choices(where) == choices(store)
     for digest in choices(where).values():
-        ids = read_parquet((where / "cas/sha256" / digest[:2] / digest).read_bytes()).column("choice_id").to_pylist()
+        table = read_parquet(where.joinpath("cas", "sha256", digest[:2], digest).read_bytes())
+        ids = table.column("choice_id").to_pylist()
         assert len(ids) == len(set(ids))
 
 

@@ -21,12 +21,12 @@ class PlantedEngine:
     """Prefers by a known utility, with a position bias and a noise that belongs to the pair; may die on the way."""
 
     name = "planted"
-    identity = {"engine": "planted"}
 
     def __init__(
         self, mu: dict[str, float], bias: float = 1.5, noise: float = 0.0, dies_after: int | None = None
     ) -> None:
         self.mu, self.bias, self.noise, self.dies_after = mu, bias, noise, dies_after
+        self.identity = {"engine": "planted"}
         self.asked: list[tuple[str | None, str, str]] = []
 
     def measure(self, requests: Sequence[tuple[str | None, str, str]]) -> list[Answer]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from prefprobe.errors import BadConfig
-from prefprobe.utilities.reliability import additive_r2, agreement_ceiling, split_half
-from prefprobe.utilities.thurstonian import Comparisons, FitReport, Utilities, fit
+from prefprobe.utilities.reliability import additive_r2, split_half
+from prefprobe.utilities.thurstonian import Comparisons, fit
 
 
 def names(n: int) -> np.ndarray:
@@ -24,13 +24,6 @@ def sampled(n: int, m: int, mu_sd: float, repeats: int, seed: int) -> Comparison
     mu = rng.normal(0.0, mu_sd, n)
     wins = rng.binomial(repeats, 1 / (1 + np.exp(-1.7 * (mu[i] - mu[j]) / np.sqrt(2)))) / repeats
     return Comparisons.from_choices(names(n)[i], names(n)[j], wins, np.full(m, float(repeats)))
-
-
-def utilities_of(mu: dict[str, float]) -> Utilities:
-    ids = tuple(sorted(mu))
-    n = len(ids)
-    report = FitReport(0.0, 0.0, 0.0, 0, True, 1, (), (), None)
-    return Utilities(ids, np.array([mu[k] for k in ids]), np.ones(n), np.ones(n), np.ones(n, dtype=np.int64), report)
 
 
 def test_reliable_choices_have_reliable_halves() -> None:
@@ -118,22 +111,3 @@ def test_logits_without_structure_are_explained_by_nothing_on_average() -> None:
 def test_additive_share_that_cannot_be_estimated_is_none() -> None:
     assert additive_r2(["a", "b"], ["b", "c"], [1.0, 2.0]) is None
     assert additive_r2(["a", "b", "a"], ["b", "c", "c"], [0.0, 0.0, 0.0]) is None
-
-
-def test_ceiling_counts_hard_choices_only() -> None:
-    utilities = utilities_of({"a": 1.0, "b": 0.0, "c": 0.0})
-    a, b = ["a", "b", "a", "a", "b"], ["b", "a", "c", "b", "c"]
-    result = agreement_ceiling(utilities, a, b, [1.0, 1.0, 0.0, 0.5, 1.0])
-    # Right, wrong, wrong, a tie that is skipped, and equal utilities that count half.
-    assert result == {"accuracy": pytest.approx(1.5 / 4), "n_choices": 4}
-    assert agreement_ceiling(utilities, ["a"], ["b"], [0.5]) == {"accuracy": None, "n_choices": 0}
-
-
-def test_ceiling_names_bad_rows() -> None:
-    utilities = utilities_of({"a": 1.0, "b": 0.0})
-    with pytest.raises(BadConfig, match=r"row 0.*p_a"):
-        agreement_ceiling(utilities, ["a"], ["b"], [np.nan])
-    with pytest.raises(BadConfig, match="'c'"):
-        agreement_ceiling(utilities, ["a"], ["c"], [1.0])
-    with pytest.raises(BadConfig, match="task_a has 2 rows"):
-        agreement_ceiling(utilities, ["a", "b"], ["b"], [1.0, 1.0])

@@ -1,12 +1,32 @@
+import csv
+import dataclasses
+import io
+import json
+import re
+from functools import cache
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from prefprobe.config import Config
+from prefprobe.config import parse_config
 from prefprobe.probes.crosstopic import cross_topic
 from prefprobe.probes.heldout import heldout_probe
-from prefprobe.probes.metrics import pearson, pearson_interval, spearman
+from prefprobe.probes.metrics import pearson_interval, spearman
 from prefprobe.probes.ridge import ALPHAS
+from prefprobe.report import published, rules, shown
+from prefprobe.report.figures import figures
+from prefprobe.report.limits import limits
+from prefprobe.report.marks import MOST_DOTS, evenly
+from prefprobe.report.page import render
 from prefprobe.report.results import Results
+from prefprobe.report.svg import PALETTE, spread
+from prefprobe.report.tables import tables
+from prefprobe.report.text import interval, listed, number, p_value, penalty, signed
+from prefprobe.report.verdict import rounded, verdict
+from prefprobe.store.formats import json_bytes, read_json
 
 TOPICS = ("math", "coding", "fiction", "travel", "clerical", "science")
 STRENGTH = {"model": 1.4, "base": 1.0, "minilm": 0.7, "untrained": 0.35, "random": 0.0}
@@ -17,6 +37,7 @@ MOVES = {"category": 0.2, "targeted": 0.12, "crossed": 0.08, "competing": 0.1, "
 ESTIMABLE = 0.05
 
 
+@cache
 def study(
     base=True, n_train=96, n_eval=60, permutations=5, topics=TOPICS, layers=LAYERS, model="Planted-1B-Instruct"
 ) -> Results:
@@ -63,7 +84,7 @@ def study(
     versions = {"prefprobe": "0.1.0", "python": "3.11.9", "numpy": "2.2.0"}
     return Results(
         run_id="planted-0a1b2c3d",
-        config=Config(**config).model_dump(mode="json"),
+        config=parse_config(config, "test").model_dump(mode="json"),
         versions=versions,
         model_name=model,
         model_card={"source": "models/planted", "revision": "ab" * 32, "n_layers": 14, "d": d, "adapter": None},
@@ -99,11 +120,10 @@ def moved(name, topics, rng):
         intended = 1 if p % 2 else -1
         for t in range(10):
             on_target = t % len(topics) == p % len(topics)
-            dp = float(
-                np.clip(MOVES[name] * (intended if on_target else 0.25 * rng.normal()) + 0.012 * rng.normal(), -1, 1)
-            )
+            pull = 0 if name == "competing" and t >= len(topics) else intended  # such tasks are loved and hated at once
+            dp = float(MOVES[name] * (pull if on_target else 0.25 * rng.normal()) + 0.012 * rng.normal())
             row = {"experiment": name, "prompt_id": f"{name}-{p}", "task_id": f"{name}-t{t}", "on_target": on_target}
-            row |= {"intended": intended if on_target else 0, "n": 8, "p_baseline": 0.5, "p_prompt": 0.5 + dp, "dp": dp}
+            row |= {"intended": pull if on_target else 0, "n": 8, "p_baseline": 0.5, "p_prompt": 0.5 + dp, "dp": dp}
             row |= {
                 "dp_se": 0.012,
                 "ds": 3 * dp + 0.1 * float(rng.normal()),
@@ -134,7 +154,6 @@ def experiment(points, name):
         c: {"on_target": related(on, c), "pooled": related(rows, c), "centred": related(rows, c)}
         for c in ("ds", "ds_encoder")
     }
-    assert not estimable or pearson(np.arange(3.0), np.arange(3.0)) == 1
     return {
         "n_prompts": 6, "n_tasks": 10, "n_points": len(rows), "n_on_target": len(on),
         "effect": {"rms_on_target": rms[0], "rms_off_target": rms[1], "max": max(abs(row["dp"]) for row in rows), "noise": 0.012,
@@ -167,3 +186,426 @@ def measured(name, n):
         "position_bias": {"p_first": 0.71, "mean_logit": 1.12, "sd_logit": 0.8},
         "label_mass": {"mean": 0.88, "min": 0.41, "p05": 0.66}, "additive_r2": 0.47,
     }  # fmt: skip
+
+
+NULLABLE = {
+    "r", "r_select", "r_squared", "R2", "accuracy", "mean", "sd", "low", "high", "weighted_mean", "pooled", "r_eval",
+    "rank_correlation", "split_half", "split_half_r", "spearman_brown", "additive_r2", "agreement", "label_mass", "min", "p05",
+    "pearson", "spearman", "p", "value", "slope", "intercept", "noise", "signal_to_noise", "median_se", "seconds",
+}  # fmt: skip
+
+
+def nulled(found):
+    """The same results with None wherever an estimate, an interval or a bound may be missing."""
+    if isinstance(found, list):
+        return [None] * len(found) if found and isinstance(found[0], float) else [nulled(inner) for inner in found]
+    if not isinstance(found, dict):
+        return found
+    empty = {key: not isinstance(value, dict) or "low" in value for key, value in found.items()}
+    return {k: None if k in NULLABLE and empty[k] else v if k == "alphas" else nulled(v) for k, v in found.items()}
+
+
+def hollow(results: Results) -> Results:
+    """Nothing could be estimated anywhere."""
+    assert results.shift
+    found = {name: {**of, "estimable": False, "encoder": None} for name, of in results.shift["experiments"].items()}
+    changed = {name: nulled(getattr(results, name)) for name in ("probe", "hoo", "measure", "steps")}
+    shift = nulled({**results.shift, "experiments": found})
+    flat = {name: table.filter([False] * table.num_rows) for name, table in results.predictions.items()}
+    return dataclasses.replace(results, **changed, shift=shift, predictions=flat)
+
+
+def hostile(results: Results) -> Results:
+    """Names and texts that are markup, mathematics or a template to whoever does not quote them."""
+    assert results.shift
+    assert results.points
+    first = max(results.utilities["train"].to_pylist(), key=lambda row: row["mu"])["task_id"]
+    labels = {**results.labels, "minilm": "<b>m$x$_1</b>"}
+    topics = {key: "math & $co" if topic == "math" else topic for key, topic in results.topics.items()}
+    experiments = {("My <i>own</i>" if k == "persona" else k): v for k, v in results.shift["experiments"].items()}
+    rows = [
+        {**r, "experiment": r["experiment"].replace("persona", "My <i>own</i>")} for r in results.points.to_pylist()
+    ]
+    return dataclasses.replace(
+        results, labels=labels, topics=topics, texts={**results.texts, first: HOSTILE}, points=pa.Table.from_pylist(rows),
+        shift={**results.shift, "experiments": experiments}, model_name="Planted <M>",
+    )  # fmt: skip
+
+
+def without_options(results: Results) -> Results:
+    """As little as the results of a run may hold: no ceiling, no shuffled labels, no counts of answers."""
+    probe = {
+        n: {**{k: v for k, v in of.items() if k != "ceiling"}, "shuffled": None} for n, of in results.probe.items()
+    }
+    few = {n: {k: v for k, v in of.items() if k not in ("refusals", "unparsed")} for n, of in results.measure.items()}
+    return dataclasses.replace(results, probe=probe, measure=few)
+
+
+@cache
+def variant(name: str) -> Results:
+    results = study()
+    if name == "little":
+        return dataclasses.replace(without_options(study(base=False)), shift=None, points=None)
+    return {"whole": results, "hollow": hollow(results), "hostile": hostile(results)}[name]
+
+
+@cache
+def made_of(name: str):
+    results = variant(name)
+    judged = verdict(results)
+    return results, judged, render(results, judged)
+
+
+@cache
+def drawn_of(name: str) -> dict[str, str]:
+    return figures(variant(name))
+
+
+@pytest.fixture(params=["whole", "little", "hollow", "hostile"])
+def made(request):
+    return request.param, *made_of(request.param)
+
+
+@pytest.fixture
+def whole():
+    return made_of("whole")
+
+
+class Page(HTMLParser):
+    """Ids, links and the numbers of each claim's row; fails on tags that do not nest."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "input"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.open: list[tuple[str, str]] = []
+        self.ids, self.tags, self.text, self.claims, self.targets = [], set(), [], {}, set()
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.add(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.targets |= {v[1:] for k, v in attrs if k.endswith("href") and v.startswith("#")}
+        self.targets |= {name for _, v in attrs for name in re.findall(r"url\(#([^)]+)\)", v or "")}
+        if tag == "data" and any(o[1].startswith("claim-") for o in self.open):
+            row = next(o[1] for o in self.open if o[1].startswith("claim-"))
+            self.claims.setdefault(row, []).append(float(found["value"]))
+        if tag not in self.VOID:
+            self.open.append((tag, found.get("id") or ""))
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1][0] != "style":
+            self.text.append(data)
+
+
+def test_the_page_stands_alone_and_every_id_is_its_own(made) -> None:
+    _, _, _, html = made
+    page = Page(html)
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed"}
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+    assert not re.search(r"\son\w+=", html)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.targets <= set(page.ids)
+    assert page.targets >= {"claims", "provenance"}
+    text = " ".join(page.text)
+    assert not re.search(r"\b(nan|NaN|None|inf|Undefined)\b", text + html.split("</style>")[1].replace("none", ""))
+    assert "{{" not in text.replace("{{ braces }}", "")
+    assert not set(PALETTE) & set(re.findall(r"#fe00\w\w", html))
+
+
+def test_every_number_of_the_claims_table_is_the_verdicts(made) -> None:
+    _, _, judged, html = made
+    rows = Page(html).claims
+    for claim in judged["claims"]:
+        detail = json.dumps(claim["detail"])
+        expected = [claim[key] for key in ("value", "low", "high") if claim[key] is not None]
+        found = rows.get(f"claim-{claim['id'].replace('_', '-').lower()}", []) if "own" not in claim["id"] else expected
+        assert found[: len(expected)] == expected
+        known = set((claim["published"] or {}).values())
+        assert all(x in known or json.dumps(x) in detail for x in found[len(expected) :])
+        assert known <= set(found) | set(expected if "own" in claim["id"] else ())
+        assert html.count(f"{claim['verdict']}</span>") >= 1
+
+
+def test_markup_in_names_and_texts_stays_text() -> None:
+    _, _, html = made_of("hostile")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ braces }} &amp; {fill}" in html
+    assert "<i>own" not in html
+    assert "<b>m$" not in html
+    drawn = drawn_of("hostile")
+    assert "m$x$_1" in drawn["overview"]
+    assert any("math & $co" in (t.text or "") for t in ET.fromstring(drawn["topics"]).iter())
+    assert "shift-my-i-own-i" in drawn
+
+
+def test_the_same_results_give_the_same_bytes(whole) -> None:
+    results, judged, html = whole
+    again = study.__wrapped__()
+    assert json_bytes(verdict(again)) == json_bytes(judged)
+    assert render(again, judged) == html  # with all figures
+    assert tables(again) == tables(results)
+
+
+@pytest.mark.parametrize("name", ["whole", "hollow", "hostile"])
+def test_figures_are_files_of_their_own(name) -> None:
+    drawn = drawn_of(name)
+    expected = {"overview", "layers", "alphas", "topics", "rounds", "folds"} | (
+        {"scatter"} if name != "hollow" else set()
+    )
+    assert expected <= set(drawn)
+    assert sum(key.startswith("shift-") for key in drawn) == len(MOVES)
+    for svg in drawn.values():
+        root = ET.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("viewBox") == f"0 0 {root.get('width')} {root.get('height')}"
+        assert root.get("role") == "img"
+        assert root.get("aria-label")
+        assert "var(" not in svg
+        assert "#fe00" not in svg
+        assert "nan" not in svg.lower().replace("tenant", "")
+
+
+def test_tables_hold_what_figures_show(whole) -> None:
+    results, _, _ = whole
+    written = tables(results)
+    assert set(written) == {f"{name}.csv" for name in drawn_of("whole")}
+    rows = list(csv.DictReader(io.StringIO(written["overview.csv"])))
+    assert len(rows) == 2 * (len(results.roles) + 1) + len(results.roles)
+    model = next(row for row in rows if row["group"] == "held_out_raw" and row["features"] == "model")
+    r = results.probe["model"]["targets"]["raw"]["r"]
+    assert [float(model[key]) for key in ("value", "low", "high")] == pytest.approx(
+        [r[k] for k in ("value", "low", "high")], rel=1e-5
+    )
+    assert model["published"] == "0.864"
+    points = list(csv.DictReader(io.StringIO(written["shift-category.csv"])))
+    assert len(points) == 60
+    assert {row["on_target"] for row in points} == {"true", "false"}
+    assert len(list(csv.DictReader(io.StringIO(written["topics.csv"])))) == results.utilities["train"].num_rows
+
+
+def test_the_verdict_is_rounded_complete_and_self_consistent(made) -> None:
+    name, results, judged, _ = made
+    assert read_json(json_bytes(judged)) == judged
+    assert rounded(judged) == judged
+    ids = [claim["id"] for claim in judged["claims"]]
+    assert len(ids) == len(set(ids))
+    assert ids[:3] == ["heldout_raw", "heldout_demeaned", "heldout_accuracy"]
+    assert sum(judged["summary"]["counts"].values()) == len(ids)
+    assert results.model_name in judged["summary"]["answer"]
+    for claim in judged["claims"]:
+        assert set(claim) == {"id", "claim", "value", "low", "high", "published", "verdict", "why", "rule", "detail"}
+        assert claim["verdict"] in rules.VERDICTS
+        assert claim["why"].endswith(".")
+        if claim["published"]:  # the number to compare with comes first, also once keys are sorted
+            main = next(iter(claim["published"]))
+            assert main == min(claim["published"])
+            assert main in {"r", "accuracy", "advantage", "mean", "on_target", "r_of_two_runs"}
+        if name == "hollow":
+            assert claim["verdict"] == rules.NOT_ESTIMABLE
+            assert claim["value"] is None
+
+
+def test_planted_findings_are_replicated_and_an_unmoved_experiment_is_not_estimable(whole) -> None:
+    _, judged, html = whole
+    by_id = {claim["id"]: claim for claim in judged["claims"]}
+    for id_ in ("heldout_raw", "heldout_above_minilm", "cross_topic", "cross_topic_above_minilm", "shift_category"):
+        assert by_id[id_]["verdict"] == rules.REPLICATED, id_
+    assert by_id["shift_persona"]["verdict"] == rules.NOT_ESTIMABLE
+    assert by_id["shift_persona"]["published"] is None
+    assert by_id["shift_persona"]["why"] in html
+    assert "4 of 5 experiments (category, targeted, crossed and competing)" in judged["summary"]["answer"]
+    assert "tests/unit/test_planted_world.py" in html
+    assert judged["not_run"] == []
+
+
+def test_differences_are_paired(whole) -> None:
+    results, judged, _ = whole
+    by_id = {claim["id"]: claim for claim in judged["claims"]}
+    r = {}
+    for name in ("model", "minilm"):
+        rows = [row for row in results.predictions[name].to_pylist() if row["target"] == "raw"]
+        r[name] = np.corrcoef([row["observed"] for row in rows], [row["predicted"] for row in rows])[0, 1]
+    assert by_id["heldout_above_minilm"]["value"] == pytest.approx(r["model"] - r["minilm"], rel=1e-5)
+    folds = [np.array([fold["r"] for fold in results.hoo[name]["folds"]]) for name in ("model", "minilm")]
+    assert by_id["cross_topic_above_minilm"]["value"] == pytest.approx((folds[0] - folds[1]).mean(), rel=1e-5)
+    assert by_id["cross_topic_above_minilm"]["published"]["advantage"] == pytest.approx(0.463)
+
+    # with another's predictions in place of the encoder's there is no difference, and none is found
+    same = dataclasses.replace(results, predictions={**results.predictions, "minilm": results.predictions["model"]})
+    claim = next(c for c in verdict(same)["claims"] if c["id"] == "heldout_above_minilm")
+    assert (claim["value"], claim["low"], claim["high"]) == (0, 0, 0)
+    assert claim["verdict"] == rules.NOT_REPLICATED
+
+    # a fold that one of them cannot estimate counts for neither
+    lost = json.loads(json.dumps(results.hoo))
+    lost["minilm"]["folds"][0]["r"] = None
+    claim = next(
+        c for c in verdict(dataclasses.replace(results, hoo=lost))["claims"] if c["id"] == "cross_topic_above_minilm"
+    )
+    assert claim["value"] == pytest.approx((folds[0] - folds[1])[1:].mean(), rel=1e-5)
+    assert claim["detail"]["folds"] == len(TOPICS) - 1
+
+
+def test_what_was_not_run_is_listed_and_not_claimed() -> None:
+    judged = verdict(dataclasses.replace(study(base=False), shift=None, points=None))
+    missing = {entry["id"] for entry in judged["not_run"]}
+    assert missing == {"heldout_above_base", "cross_topic_above_base", *(f"shift_{name}" for name in MOVES)}
+    assert not missing & {claim["id"] for claim in judged["claims"]}
+    assert all("base" in e["why"] for e in judged["not_run"] if e["id"].endswith("base"))
+    assert "was not tested" in judged["summary"]["answer"]
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "control", "expected"),
+    [
+        (0.301, 0.8, 0.3, rules.REPLICATED),
+        (0.3, 0.8, 0.3, rules.INCONCLUSIVE),  # must exceed the control, not equal it
+        (0.001, 0.8, -0.1, rules.REPLICATED),
+        (0.0, 0.8, -0.1, rules.INCONCLUSIVE),  # a control below 0 lowers no bar
+        (-0.05, 0.8, -0.1, rules.INCONCLUSIVE),
+        (-0.3, 0.2, 0.1, rules.INCONCLUSIVE),  # 0.2 itself is not ruled out
+        (-0.3, 0.199, 0.1, rules.NOT_REPLICATED),
+        (0.11, 0.199, 0.1, rules.NOT_REPLICATED),  # real, but too small to be the finding
+        (0.5, 0.8, None, rules.INCONCLUSIVE),  # no control, no replication
+        (None, None, 0.1, rules.NOT_ESTIMABLE),
+    ],
+)
+def test_the_rule_of_held_out_tasks_at_its_borders(low, high, control, expected) -> None:
+    judged = rules.judge_held_out(estimate(0.15, low, high), None if control is None else estimate(0.0, -0.2, control))
+    assert judged.verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("quantity", "low", "high", "expected"),
+    [
+        ("difference", 0.001, 0.3, rules.REPLICATED),
+        ("difference", 0.0, 0.3, rules.INCONCLUSIVE),
+        ("difference", -0.2, 0.05, rules.INCONCLUSIVE),
+        ("difference", -0.2, 0.049, rules.NOT_REPLICATED),
+        ("accuracy", 0.501, 0.7, rules.REPLICATED),
+        ("accuracy", 0.5, 0.7, rules.INCONCLUSIVE),
+        ("accuracy", 0.4, 0.549, rules.NOT_REPLICATED),
+        ("r", 0.001, 0.9, rules.REPLICATED),
+        ("r", 0.0, 0.9, rules.INCONCLUSIVE),
+    ],
+)
+def test_the_other_rules_at_their_borders(quantity, low, high, expected) -> None:
+    judged = rules.judge(estimate((low + high) / 2, low, high), quantity)
+    assert judged.verdict == expected
+    assert interval(low, high) in judged.why
+    assert rules.judge(None, quantity).verdict == rules.NOT_ESTIMABLE
+
+
+@pytest.mark.parametrize(
+    ("low", "p", "estimable", "expected"),
+    [
+        (0.1, 0.049, True, rules.REPLICATED),
+        (0.1, 0.05, True, rules.INCONCLUSIVE),
+        (0.1, None, True, rules.INCONCLUSIVE),
+        (0.0, 0.001, True, rules.INCONCLUSIVE),
+        (0.1, 0.001, False, rules.NOT_ESTIMABLE),
+    ],
+)
+def test_the_rule_of_shifts_at_its_borders(low, p, estimable, expected) -> None:
+    found = {
+        "estimable": estimable,
+        "why": "Too little moved.",
+        "on_target": {"pearson": estimate(0.5, low, 0.9), "p": p},
+    }
+    judged = rules.judge_shift(found)
+    assert judged.verdict == expected
+    assert estimable or judged.why == "Too little moved."
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.9, rules.REPLICATED),
+        (0.899, rules.INCONCLUSIVE),
+        (0.7, rules.INCONCLUSIVE),
+        (0.699, rules.NOT_REPLICATED),
+        (None, rules.NOT_ESTIMABLE),
+    ],
+)
+def test_the_rule_of_reliability_at_its_borders(value, expected) -> None:
+    assert rules.judge_reliability(value).verdict == expected
+
+
+def test_the_bounds_in_the_rules_are_those_in_force() -> None:
+    assert "below 0.2;" in rules.HELD_OUT
+    assert "below 0.05;" in rules.DIFFERENCE
+    assert "below 0.55;" in rules.ACCURACY
+    assert "p is below 0.05" in rules.SHIFT
+
+
+def test_published_values() -> None:
+    assert published.HELD_OUT["model"]["raw"] - published.HELD_OUT["encoder"]["raw"] == pytest.approx(0.25)
+    assert {name: of["on_target"] for name, of in published.SHIFT.items()} == {
+        "category": 0.898, "targeted": 0.947, "crossed": 0.859, "competing": 0.881,
+    }  # fmt: skip
+    assert [published.CROSS_TOPIC[role]["mean"] for role in ("model", "base", "encoder")] == [0.817, 0.627, 0.354]
+
+
+def test_limits_say_what_applies_and_nothing_else(whole) -> None:
+    results, _, html = whole
+    said = " ".join(limits(results))
+    for words in ("0.71 (train and eval)", "Additivity", "Extremes", "Convergence", "14 blocks"):
+        assert words in said
+        assert words in html
+    assert "No base model" not in said
+    assert "No base model" in " ".join(limits(study(base=False)))
+    fine = json.loads(json.dumps(results.measure))
+    for of in fine.values():
+        of |= {"converged": True, "additive_r2": 0.9}
+        of["position_bias"]["p_first"], of["fit"]["always_win"], of["label_mass"]["mean"] = 0.52, [], 0.97
+    said = " ".join(limits(dataclasses.replace(results, measure=fine)))
+    for words in ("Position bias", "Additivity", "Extremes", "Convergence", "Label mass"):
+        assert words not in said
+
+
+def test_folds_of_two_topics_are_shown_by_topic() -> None:
+    rows: shown.Rows = [
+        {"held_out": "a + b", "features": "model", "r": 0.2}, {"held_out": "a + c", "features": "model", "r": 0.4},
+        {"held_out": "b + c", "features": "model", "r": None}, {"held_out": "b + d", "features": "other", "r": 0.9},
+    ]  # fmt: skip
+    assert shown.by_topic(rows, "model") == {"a": pytest.approx(0.3), "b": 0.2, "c": 0.4}
+
+
+def test_many_dots_are_thinned_evenly() -> None:
+    rows = evenly(range(10 * MOST_DOTS))
+    assert (len(rows), rows[0], rows[-1]) == (MOST_DOTS, 0, 10 * MOST_DOTS - 1)
+    assert evenly([1, 2, 3]) == [1, 2, 3]
+
+
+def test_labels_are_spread_apart_in_their_order() -> None:
+    moved = spread([0.5, 0.5, 0.1, 0.55], 0.2)
+    assert sorted(range(4), key=lambda i: moved[i]) == [2, 0, 1, 3]
+    assert np.diff(sorted(moved)).min() > 0.19
+    assert spread([0.0, 1.0], 0.2) == [0.0, 1.0]
+
+
+def test_numbers_as_shown() -> None:
+    assert [number(x) for x in (0.12345, -0.5, -0.0001, 1234.5, None)] == ["0.123", "−0.500", "0.000", "1,234.500", "–"]
+    assert [signed(x) for x in (0.25, -0.25, 0.0001, None)] == ["+0.250", "−0.250", "0.000", "–"]
+    assert interval(-0.1, 0.25) == "[−0.100, 0.250]"
+    assert interval(None, 0.25) == ""
+    assert [p_value(x) for x in (0.0004, 0.001, None)] == ["<0.001", "0.001", "–"]
+    assert [penalty(x) for x in (0.1, 0.46415888, 21544.3469, 1e5)] == ["0.1", "0.464", "21,500", "100,000"]
+    assert [listed(x) for x in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    assert rounded({"x": [0.123456789, -0.0], "n": 3, "flag": True}) == {"x": [0.123457, 0.0], "n": 3, "flag": True}

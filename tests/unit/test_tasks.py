@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,12 +21,12 @@ ROWS = [
 ]
 
 
-def write_jsonl(path: Path, rows: list[dict[str, object]]) -> str:
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     return str(path)
 
 
-def write_csv(path: Path, rows: list[dict[str, object]]) -> str:
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
     import csv
 
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -95,7 +96,7 @@ pools = st.lists(st.sampled_from(["math", "art", "code", None]), min_size=30, ma
 
 @settings(max_examples=60, deadline=None)
 @given(pools, st.integers(10, 20), st.integers(10, 20), st.integers(0, 5), st.randoms(use_true_random=False))
-def test_sets_are_disjoint_stratified_and_do_not_depend_on_order(pool, n_train, n_eval, seed, random) -> None:  # type: ignore[no-untyped-def]
+def test_sets_are_disjoint_stratified_and_do_not_depend_on_order(pool, n_train, n_eval, seed, random) -> None:
     if n_train + n_eval > len(pool):
         with pytest.raises(BadConfig, match="lower `tasks"):
             sample_sets(pool, n_train, n_eval, seed)

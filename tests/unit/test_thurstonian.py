@@ -505,3 +505,31 @@ def test_compat_and_default_agree_on_the_ranking() -> None:
     assert np.corrcoef(default.mu, compat.mu)[0, 1] > 0.98
     # Without priors the likelihood can only be higher, for all that the procedure stops early.
     assert compat.report.log_likelihood > default.report.log_likelihood
+
+
+def test_standard_errors_of_exact_probabilities_are_what_repetition_gives():
+    # the same pairs again and again, each time with another noise of the pairs and the same position bias
+    rng = np.random.default_rng(0)
+    truth, n = rng.normal(0, 0.5, 40), 40
+    first, second = np.triu_indices(n, 1)
+    kept = rng.choice(len(first), 200, replace=False)
+    first, second = first[kept], second[kept]
+    ids = np.array([f"t{k:02d}" for k in range(n)])
+    mus, ses = [], []
+    for _ in range(60):
+        noise = rng.normal(0, 0.3, len(first))
+        gap = truth[first] - truth[second] + noise
+        a, b = np.concatenate([first, second]), np.concatenate([second, first])
+        fitted = fit(Comparisons.from_logits(ids[a], ids[b], np.concatenate([gap, -gap]) + 1.7))
+        mus.append(fitted.mu)
+        ses.append(fitted.se)
+    ratio = np.mean(ses, axis=0) / np.std(mus, axis=0)
+    assert 0.85 < np.median(ratio) < 1.15
+    assert fitted.report.dispersion < 0.1  # a sampled answer would scatter ten times as much
+
+
+def test_sampled_choices_have_no_dispersion_and_unmeasured_tasks_keep_the_prior():
+    assert fit(Comparisons.from_choices(["a", "b"], ["b", "c"], [1.0, 0.0])).report.dispersion == 1.0
+    exact = fit(Comparisons.from_logits(["a", "b", "a"], ["b", "c", "c"], [0.1, 0.2, 0.4], task_ids=["z"]))
+    assert exact.se[-1] == 10.0
+    assert exact.se[:3].max() < 1.0
