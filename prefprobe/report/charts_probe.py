@@ -140,13 +140,14 @@ def alphas(rows: shown.Rows) -> Figure:
 def scatter(rows: shown.Rows) -> Figure:
     """Predicted against observed utility of each task of the final half; on the dashed line they would be equal."""
     figure = blank(400)
-    axes = panel(figure, 48, 14, 76, 50)
+    axes, paper = panel(figure, 68, 14, 56, 50), sheet(figure)
     drawn = evenly([row for row in rows if row["target"] == "raw"])
     x, y = ([row[name] for row in drawn] for name in ("predicted", "observed"))
     reach = max((abs(v) for v in [*x, *y]), default=1.0) * 1.08
     axes.plot([-reach, reach], [-reach, reach], color=MUTED, linewidth=1.1, dashes=(4, 4), zorder=1)
     axes.plot(x, y, "o", color=MODEL, markersize=6, markeredgewidth=0, alpha=0.6 if len(drawn) < 400 else 0.35)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="predicted utility", ylabel="observed utility")
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="predicted utility")
+    paper.text(10, 14 + (400 - 64) / 2, "observed utility", color=MUTED, rotation=90, ha="center", va="center")
     axes.grid(color=GRID)
     frame(axes)
     return figure

@@ -52,7 +52,7 @@ def effects(rows: shown.Rows) -> Figure:
 
 
 def scatter(rows: shown.Rows, found: dict[str, Any]) -> Figure:
-    """Δs over Δp, a mark for every (system prompt, task), and the least-squares line where r is estimable."""
+    """Δs over Δp, a mark for every (system prompt, task), and the on-target fit where r is estimable."""
     figure = blank(372)
     axes, paper = panel(figure, 76, 36, 12, 50), sheet(figure)
     drawn = evenly(sorted(rows, key=lambda row: (list(KINDS).index(_kind(row)), row["prompt_id"], row["task_id"])))
@@ -76,11 +76,11 @@ def scatter(rows: shown.Rows, found: dict[str, Any]) -> Figure:
         axes.plot([row["dp"] for row in of], [row["ds"] for row in of], zorder=3, **style)
     there = {_kind(row) for row in drawn}
     key(paper, 0, 14, [(KINDS[name], name) for name in reversed(KINDS) if name in there])
-    dp, ds = (np.array([row[column] for row in rows], dtype=np.float64) for column in ("dp", "ds"))
-    if found["estimable"] and len(rows) > 2 and np.ptp(dp) > 0:
-        slope, intercept = np.polyfit(dp, ds, 1)
-        ends = np.array([dp.min(), dp.max()])
-        axes.plot(ends, slope * ends + intercept, color=FG, linewidth=1.6, zorder=4)
+    slope, intercept = found["fit"]["slope"], found["fit"]["intercept"]
+    if found["estimable"] and slope is not None:
+        on_target = [row["dp"] for row in rows if row["on_target"]]
+        ends = np.array([min(on_target), max(on_target)])
+        axes.plot(ends, intercept + slope * ends, color=FG, linewidth=1.6, zorder=4)
     if noise:
         y = -1.11 * tall  # below all points
         axes.plot(

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from prefprobe.report import published
 from prefprobe.report.results import Results
 from prefprobe.report.text import interval, listed, number
@@ -16,7 +18,7 @@ FEW_TASKS = 50
 
 def limits(results: Results) -> list[str]:
     """One or two sentences each, the widest first."""
-    return _size(results) + _measuring(results.measure) + _probing(results) + _compared(results)
+    return _size(results) + _measuring(results.measure) + _precision(results) + _probing(results) + _compared(results)
 
 
 def _size(results: Results) -> list[str]:
@@ -57,7 +59,7 @@ def _measuring(measure: dict[str, dict[str, Any]]) -> list[str]:
             early[name] = (
                 reason if rank is None else f"{reason}, at a rank correlation of {number(rank)} with the one before"
             )
-        if found["additive_r2"] < LITTLE_ADDITIVE:
+        if found["additive_r2"] is not None and found["additive_r2"] < LITTLE_ADDITIVE:
             particular[name] = f"{number(100 * found['additive_r2'], 0)} %"
         if fit["always_win"] or fit["always_lose"]:
             extreme[name] = str(len(fit["always_win"]) + len(fit["always_lose"]))
@@ -76,6 +78,16 @@ def _measuring(measure: dict[str, dict[str, Any]]) -> list[str]:
     return [text.format(_by_set(values)) for values, text in said if values]
 
 
+def _precision(results: Results) -> list[str]:
+    mu, se = (results.utilities["train"].column(name).to_numpy() for name in ("mu", "se"))
+    if np.median(se) <= np.std(mu):
+        return []
+    return [
+        f"Precision: the median standard error of a utility ({number(float(np.median(se)), 2)}) is larger than the "
+        f"spread of utilities over train tasks (sd {number(float(np.std(mu)), 2)})."
+    ]
+
+
 def _by_set(values: dict[str, str]) -> str:
     if len(set(values.values())) == 1 and len(values) > 1:
         return f"{next(iter(values.values()))} ({listed(list(values))})"
@@ -84,13 +96,17 @@ def _by_set(values: dict[str, str]) -> str:
 
 def _probing(results: Results) -> list[str]:
     targets, folds = results.probe["model"]["targets"], results.hoo["model"]["folds"]
-    names = {"raw": "raw", "demeaned": "demeaned"}
-    edge = [names[t] for t, found in targets.items() if found["layers"][str(found["best_layer"])]["alpha_at_edge"]]
+    best = {target: targets[target]["layers"][str(targets[target]["best_layer"])] for target in ("raw", "demeaned")}
+    edge = [target for target, found in best.items() if found["alpha_at_edge"]]
     said = []
     if edge:
         said.append(
             f"Penalty: for {listed(edge)} utilities α is at the edge of its grid; a better one may lie outside."
         )
+    last = max(results.probe["model"]["layers"])
+    deepest = [target for target in best if targets[target]["best_layer"] == last]
+    if deepest:
+        said.append(f"Blocks: for {listed(deepest)} utilities the deepest block measured ({last}) was selected.")
     smallest, lost = min(fold["n"] for fold in folds), sum(fold["r"] is None for fold in folds)
     if smallest < FEW_TASKS:
         gone = f", and {lost} of the folds allowed no estimate" if lost else ""

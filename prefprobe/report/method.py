@@ -26,7 +26,7 @@ def _choices(results: Results) -> list[str]:
         f"at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
         f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {train['batch']:,} "
         f"(train) and {eval_['batch']:,} (eval) among tasks close in utility and little compared, for at most "
-        f"{train['max_rounds']} and {eval_['max_rounds']} rounds.",
+        f"{train['max_rounds']} (train) and {eval_['max_rounds']} (eval) rounds.",
         "Utilities are maximum a posteriori estimates of Thurstone’s model, U ~ N(μ, σ²) for each task, with a weak "
         "prior on μ; standard errors are Laplace’s, and the unit of μ is a typical σ.",
     ]

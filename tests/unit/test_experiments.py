@@ -5,6 +5,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from prefprobe.config import ShiftSettings
 from prefprobe.errors import BadConfig
 from prefprobe.shift.experiments import (
     BUILTIN,
@@ -15,6 +16,7 @@ from prefprobe.shift.experiments import (
     load_experiments,
     on_target,
 )
+from prefprobe.shift.prompted import BASELINE, PromptedTask, check_disjoint, experiment_paths, prompted_tasks
 
 GOOD: dict[str, Any] = {
     "experiment": "tastes",
@@ -141,6 +143,7 @@ def test_a_bad_file_is_one_sentence_with_file_and_key(tmp_path, change, named):
     assert named in message
     assert message.endswith(".")
     assert "\n" not in message
+    assert message.count("`") == 2
 
 
 @pytest.mark.parametrize(
@@ -171,6 +174,8 @@ def test_names_are_unique_over_files(tmp_path, change, named):
         (b"experiment: \xff", "not valid YAML"),
         (b"- a\n", "expected a mapping"),
         (b"", "expected a mapping"),
+        (b"task_sets:\n  a: []\n  a: []\n", " line 3: not valid YAML \\(the key 'a' stands twice\\)"),
+        (b"prompts:\n  - {targets: {a: 1, b: 1, a: -1}}\n", " line 2: not valid YAML \\(the key 'a' stands twice\\)"),
     ],
 )
 def test_what_is_no_experiment_is_refused(tmp_path, content, said):
@@ -180,3 +185,62 @@ def test_what_is_no_experiment_is_refused(tmp_path, content, said):
         load_experiments([path])
     with pytest.raises(BadConfig, match=r"gone\.yaml: no such experiment file"):
         load_experiments([tmp_path / "gone.yaml"])
+    with pytest.raises(BadConfig, match="a YAML file that can be read"):
+        load_experiments([tmp_path])
+
+
+def test_two_problems_are_both_named(tmp_path):
+    def change(values):
+        values["prompts"][0]["text"] = values["prompts"][1]["id"] = ""
+
+    with pytest.raises(BadConfig, match=r"`prompts\.0\.text`.*; `prompts\.1\.id`"):
+        load_experiments([write(tmp_path / "x.yaml", change)])
+
+
+def settings(*experiments):
+    return ShiftSettings(experiments=[str(e) for e in experiments], comparisons=2, baseline="You are neutral.")
+
+
+def test_every_task_stands_under_every_prompt_and_the_baseline_once(tmp_path):
+    rows = prompted_tasks(settings(write(tmp_path / "b.yaml", other), write(tmp_path / "a.yaml")))
+    assert [(r.prompt_id, r.task_id) for r in rows] == [
+        *((BASELINE, t) for t in ("t-1", "t-2", "u-1")),
+        *((p, t) for p in ("p-1", "p-2", "p-3") for t in ("t-1", "t-2")),
+        ("q-1", "u-1"),
+    ]
+    assert rows[0] == PromptedTask(BASELINE, "t-1", "You are neutral.", "Add 2 and 2.")
+    assert rows[6] == PromptedTask("p-2", "t-2", "You love cats, not math.", "Count {these} cats.")
+    assert rows == prompted_tasks(settings(tmp_path / "a.yaml", tmp_path / "b.yaml"))
+
+
+def test_no_prompt_takes_the_name_of_the_baseline(tmp_path):
+    path = write(tmp_path / "a.yaml", put("prompts", 2, "id", value=BASELINE))
+    with pytest.raises(BadConfig, match=r"experiment pure: the prompt id 'baseline' is reserved; rename the prompt\.$"):
+        prompted_tasks(settings(path))
+
+
+def test_experiments_are_packaged_names_or_files(tmp_path):
+    mine = write(tmp_path / "a.yaml")
+    assert experiment_paths(["persona", str(mine)]) == [builtin_paths()[3], mine]
+    for name in ("personas", str(tmp_path)):
+        with pytest.raises(
+            BadConfig, match=f"{name} is neither a file nor one of category, targeted, competing, persona"
+        ):
+            experiment_paths(["persona", name])
+
+
+def test_shifted_tasks_are_none_of_the_measured():
+    rows = [PromptedTask(BASELINE, f"t-{i}", "You.", f"Do {i}.") for i in range(3)]
+    check_disjoint(rows, {"m-1": "Do 3.", "m-2": "You."})
+    check_disjoint([], {"t-1": "Do 1."})
+    with pytest.raises(BadConfig, match="shift task t-1: the same id is in the train or eval set"):
+        check_disjoint(rows, {"m-1": "Do 3.", "t-1": "Do something else."})
+    with pytest.raises(BadConfig, match="shift task t-2: the same text is in the train or eval set"):
+        check_disjoint(rows, {"m-1": "Do 3.", "m-2": "Do 2."})
+
+
+def test_the_packaged_tasks_are_distinct():
+    """In text as in id: each counts as a task of its own in intervals."""
+    rows = prompted_tasks(settings(*BUILTIN))
+    assert len({r.text for r in rows}) == len({r.task_id for r in rows})
+    assert len({r.prompt for r in rows}) == len({r.prompt_id for r in rows})

@@ -1,282 +1,369 @@
-"""A world whose truth is known, through the whole path: choices and activations in, statistics out."""
+"""A world in which the truth is known, through the whole of the shift analysis.
 
-from collections.abc import Callable
+Every task has a latent utility, and a system prompt adds a known amount to the utility of tasks with certain labels.
+Choices follow the logistic model, with a position bias. Activations hold the utility along one direction among many;
+an encoder sees the words of system prompt and task. Probes of both are trained on other tasks of this world.
+"""
+
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import scipy.stats
 from scipy.special import expit
 
 from prefprobe.jobs.shift_score import probe_scores
-from prefprobe.probes.heldout import heldout_probe
+from prefprobe.probes.heldout import HeldoutResult, heldout_probe
 from prefprobe.shift.behaviour import behavioural_shift, comparison_tasks
 from prefprobe.shift.experiments import Experiment, ShiftPrompt, ShiftTask
 from prefprobe.shift.statistics import shift_points, shift_statistics
 
-Floats = npt.NDArray[np.float64]
-
 BASE = "baseline"
-SUBJECTS = ("cheese", "rain", "cats", "music", "gardens", "stars", "soup", "ruins")
-KINDS = ("math", "coding", "fiction", "science", "travel", "clerical")
-FRAMES = {"love": 0.9, "hate": -0.9, "know": 0.0}
-"""Verbs of tasks, and what each adds to utility: a reader of words learns these from the train tasks."""
+LABELS = ("sea", "art", "sums", "cats")
+VERBS = {"love": 0.9, "hate": -0.9, "know": 0.0}
+"""What each adds to the utility of a task that says it: who sees words can learn that."""
 OTHERS = tuple(f"word{i}" for i in range(12))
-VOCABULARY = ("you", *FRAMES, *SUBJECTS, *KINDS, *OTHERS)
-DIMENSIONS = 16
-DIRECTION = np.linalg.qr(np.random.default_rng(99).normal(size=(DIMENSIONS, DIMENSIONS)))[0][0]
-"""Along it the model's activations hold the present utility of a task."""
-
-Read = Callable[[Floats], Floats]
+VOCABULARY = ("you", *VERBS, *LABELS, *OTHERS)
+DIMENSIONS = 24
+LAYER = 5
+FAST = {"bootstrap": 300, "permutations": 300}
 
 
 @dataclass(frozen=True)
 class World:
-    """Tasks with texts and latent utilities; prompts that move those of one subject by a known amount.
+    """8 prompts, of which each loves or hates one of 4 labels; 12 tasks with one label each, 8 comparison tasks."""
 
-    A prompt that loves a subject also moves the next subject up by half as much, and the one before down: no label says
-    so, and these points are off target.
-    """
-
-    seed: int = 0
-    size: float = 1.5
-    """Planted shift of utility on target, times what each prompt's strength is."""
-    noise: float = 0.2
-    """Of each logit."""
+    shift: float = 1.0
+    """What a prompt adds to the utility of its tasks, or takes from it."""
+    spill: float = 0.0
+    """Share of it that goes to the next label, and is taken from the one before: no target says so."""
+    per_prompt: bool = False
+    """Whether it does so for every task, whatever its label."""
     bias: float = 1.5
-    """Logits favour the task shown first by as much."""
-
-    @cached_property
-    def texts(self) -> dict[str, tuple[str, ...]]:
-        rng = np.random.default_rng([self.seed, 1])
-        shifted = {f"s-{s}-{k}": (s, k) for i, s in enumerate(SUBJECTS) for k in KINDS[i % 2 :: 2]}
-        known = {f"t-{i:03d}": (list(FRAMES)[i % 3], KINDS[i % 6]) for i in range(240)}
-        return {id_: (*words, *rng.choice(OTHERS, size=2)) for id_, words in (known | shifted).items()}
-
-    @cached_property
-    def utility(self) -> dict[str, float]:
-        rng = np.random.default_rng([self.seed, 2])
-        kinds = dict(zip(KINDS, 0.6 * rng.normal(size=len(KINDS)), strict=True))
-        own = 0.6 * rng.normal(size=len(self.texts))
-        return {
-            id_: float(o + sum(FRAMES.get(w, 0.0) + kinds.get(w, 0.0) for w in words))
-            for o, (id_, words) in zip(own, self.texts.items(), strict=True)
-        }
+    """Logit in favour of the task that is shown first."""
+    logit_noise: float = 0.1
+    score_noise: float = 0.15
+    seed: int = 0
+    reverse: bool = False
+    """Whether prompts and tasks are listed backwards."""
 
     @cached_property
     def experiment(self) -> Experiment:
         prompts = [
-            ShiftPrompt(id=f"p-{verb}-{s}", text=f"you {verb} {s}", targets={s: 1 if verb == "love" else -1})
-            for s in SUBJECTS
-            for verb in ("love", "hate")
+            ShiftPrompt(id=f"{label}-{verb}", text=f"you {verb} {label}", targets={label: sign})
+            for label in LABELS
+            for verb, sign in (("love", 1), ("hate", -1))
         ]
         tasks = [
-            ShiftTask(id=id_, text=" ".join(words), topic=words[1], labels=(words[0],))
-            for id_, words in self.texts.items()
-            if id_.startswith("s-")
+            ShiftTask(id=f"{label}-{i}", text=f"{label} {OTHERS[i]}", topic=label, labels=(label,))
+            for label in LABELS
+            for i in range(3)
         ]
-        return Experiment("planted", tuple(prompts), tuple(tasks))
+        step = -1 if self.reverse else 1
+        return Experiment("planted", tuple(prompts[::step]), tuple(tasks[::step]))
 
     @cached_property
-    def shift(self) -> dict[tuple[str, str], float]:
-        """Planted shift of the utility of every task under every prompt."""
-        rng = np.random.default_rng([self.seed, 3])
-        found = {(BASE, id_): 0.0 for id_ in self.texts}
-        for p in self.experiment.prompts:
-            strength = self.size * rng.uniform(0.6, 1.4)
-            ((subject, sign),) = p.targets.items()
-            i = SUBJECTS.index(subject)
-            moved = {subject: 1.0, SUBJECTS[(i + 1) % 8]: 0.5, SUBJECTS[i - 1]: -0.5}
-            found |= {(p.id, id_): sign * strength * moved.get(words[0], 0.0) for id_, words in self.texts.items()}
-        return found
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 1])
 
-    @property
-    def train(self) -> list[str]:
-        return [f"t-{i:03d}" for i in range(160)]
+    @cached_property
+    def utility(self) -> dict[str, float]:
+        ids = sorted(t.id for t in self.experiment.tasks)
+        return dict(zip(ids, np.random.default_rng([self.seed, 2]).normal(0, 0.5, len(ids)).tolist(), strict=True))
 
-    @property
+    @cached_property
+    def pool(self) -> dict[str, float]:
+        """Utilities of the measured tasks: "c-000" to "c-159" are the train set, the rest is the eval set."""
+        own = np.random.default_rng([self.seed, 3]).normal(size=240)
+        return {f"c-{i:03d}": float(u) + VERBS[self.words(f"c-{i:03d}")[0]] for i, u in enumerate(own)}
+
+    @cached_property
+    def train(self) -> dict[str, float]:
+        return {c: self.pool[c] for c in list(self.pool)[:160]}
+
+    @cached_property
     def topics(self) -> dict[str, str]:
-        return {id_: words[1] for id_, words in self.texts.items()}
+        return {c: f"topic {c[-1]}" for c in self.pool}
 
     @cached_property
-    def comparisons(self) -> list[str]:
-        return comparison_tasks({id_: self.utility[id_] for id_ in self.train}, self.topics, 8, self.seed)
+    def comparisons(self) -> dict[str, float]:
+        return {c: self.pool[c] for c in comparison_tasks(self.train, self.topics, 8, self.seed)}
+
+    def words(self, task: str) -> list[str]:
+        """The text of a task; that of a measured one is of a verb and two other words."""
+        if not task.startswith("c-"):
+            return next(t.text.split() for t in self.experiment.tasks if t.id == task)
+        i = int(task[2:])
+        return [list(VERBS)[i % 3], OTHERS[i % 12], OTHERS[i * 7 // 12 % 12]]
+
+    def added(self, prompt: str, task: str) -> float:
+        if prompt == BASE:
+            return 0.0
+        loved, _, verb = prompt.partition("-")
+        steps = (LABELS.index(task.partition("-")[0]) - LABELS.index(loved)) % len(LABELS)
+        share = 1.0 if self.per_prompt else (1.0, self.spill, 0.0, -self.spill)[steps]
+        return share * (self.shift if verb == "love" else -self.shift)
 
     @cached_property
     def cells(self) -> list[tuple[str, str]]:
-        prompts = [BASE, *(p.id for p in self.experiment.prompts)]
-        return [(p, t.id) for p in prompts for t in self.experiment.tasks]
+        """(prompt, task), the baseline among the prompts; sorted, so that noise does not depend on the listing."""
+        prompts = [*(p.id for p in self.experiment.prompts), BASE]
+        return sorted((p, t.id) for p in prompts for t in self.experiment.tasks)
 
-    def p(self, prompt_id: str, task_id: str) -> Floats:
-        """P(task over each comparison) that is planted."""
-        value = self.utility[task_id] + self.shift[prompt_id, task_id]
-        return expit(value - np.array([self.utility[c] for c in self.comparisons]))
-
-    def behaviour(self) -> pa.Table:
-        """Δp from logistic choices in both orders."""
-        rng = np.random.default_rng([self.seed, 4])
+    @cached_property
+    def choices(self) -> pa.Table:
+        """Both orders of every task and comparison: log P(A)/P(B) = u_A - u_B + bias + noise."""
         rows = []
-        for p, t in self.cells:
-            for c in self.comparisons:
-                advantage = self.utility[t] + self.shift[p, t] - self.utility[c]
-                for a, b, x in ((t, c, advantage), (c, t, -advantage)):
-                    logit = x + self.bias + self.noise * rng.normal()
-                    rows.append({"prompt_id": p, "task_a": a, "task_b": b, "logit": logit})
-        return behavioural_shift(pa.Table.from_pylist(rows), BASE, self.comparisons)
+        for prompt, task in self.cells:
+            for c, u_c in self.comparisons.items():
+                difference = self.utility[task] + self.added(prompt, task) - u_c
+                for a, b, sign in ((task, c, 1), (c, task, -1)):
+                    logit = sign * difference + self.bias + self.logit_noise * self.rng.normal()
+                    rows.append({"prompt_id": prompt, "task_a": a, "task_b": b, "logit": logit})
+        return pa.Table.from_pylist(rows)
 
-    def activations(self, cells: list[tuple[str, str]], stream: int) -> np.ndarray:
-        """(n, d): present utility along DIRECTION, what each prompt alone does, and noise in every dimension."""
-        rng = np.random.default_rng([self.seed, 5, stream])
-        value = np.array([self.utility[t] + self.shift[p, t] for p, t in cells])
-        of_prompt = {p: 0.5 * rng.normal(size=DIMENSIONS) for p in sorted({p for p, _ in cells})}
-        own = np.stack([of_prompt[p] - of_prompt[p] @ DIRECTION * DIRECTION for p, _ in cells])
-        x = 5.0 + np.outer(value, DIRECTION) + own + 0.25 * rng.normal(size=own.shape)
-        return x.astype(np.float32)
+    def true_dp(self, prompt: str, task: str) -> float:
+        against = self.utility[task] - np.array(list(self.comparisons.values()))
+        return float((expit(against + self.added(prompt, task)) - expit(against)).mean())
 
-    def words(self, cells: list[tuple[str, str]]) -> np.ndarray:
-        """(n, d): the direction of the sum of word vectors of system prompt and task, as an encoder sees them."""
-        vectors = np.random.default_rng(7).normal(size=(len(VOCABULARY), DIMENSIONS * 2))
-        at = {word: vector for word, vector in zip(VOCABULARY, vectors, strict=True)}
+    @cached_property
+    def activations(self) -> np.ndarray[Any, Any]:
+        """(cells, DIMENSIONS): the utility under the prompt along `direction`, and noise along all."""
+        return self.residual(np.array([self.utility[t] + self.added(p, t) for p, t in self.cells]), 4)
+
+    def residual(self, utility: np.ndarray[Any, Any], stream: int) -> np.ndarray[Any, Any]:
+        noise = self.score_noise * np.random.default_rng([self.seed, stream]).normal(size=(len(utility), DIMENSIONS))
+        return utility[:, None] * self.direction + noise
+
+    def embedding(self, cells: list[tuple[str, str]]) -> np.ndarray[Any, Any]:
+        """(cells, d): the sum of the vectors of all words of system prompt and task, at length 1."""
+        vectors = dict(zip(VOCABULARY, np.random.default_rng(7).normal(size=(len(VOCABULARY), 32)), strict=True))
         prompts = {p.id: p.text.split() for p in self.experiment.prompts} | {BASE: ["you"]}
-        x = np.stack([sum(at[w] for w in (*prompts[p], *self.texts[t])) for p, t in cells])
-        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+        x = np.array([np.sum([vectors[w] for w in (*prompts[p], *self.words(t))], axis=0) for p, t in cells])
+        return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
-    def probe(self, read: Callable[[list[tuple[str, str]]], np.ndarray], layer: int):
-        """A probe of the utilities, trained and selected on tasks without any prompt; layer 0 knows nothing."""
-        ids = [id_ for id_ in self.texts if id_.startswith("t-")]
-        knows_nothing = np.random.default_rng([self.seed, 6]).normal(size=(len(ids), DIMENSIONS))
-        layers = {0: knows_nothing, layer: read([(BASE, id_) for id_ in ids])}
-        held_out = [id_ for id_ in ids if id_ not in self.train]
-        a, b = (np.random.default_rng([self.seed, 7, i]).choice(held_out, size=500) for i in (0, 1))
-        p_a = expit(np.array([self.utility[i] - self.utility[j] for i, j in zip(a, b, strict=True)]))
-        train, eval_ = ({i: self.utility[i] for i in some} for some in (self.train, held_out))
-        return heldout_probe(layers, np.array(ids), train, eval_, self.topics, (a, b, p_a), permutations=0)
+    def probe(self, features: np.ndarray[Any, Any]) -> HeldoutResult:
+        """Trained on (pool, d) features by the project's own protocol, beside a layer that knows nothing."""
+        ids, rng = np.array(list(self.pool)), np.random.default_rng([self.seed, 8])
+        layers = {0: rng.normal(size=(len(ids), DIMENSIONS)), LAYER: features}
+        eval_ = {c: u for c, u in self.pool.items() if c not in self.train}
+        a, b = rng.choice(list(eval_), size=(2, 400))
+        p_a = expit([eval_[i] - eval_[j] for i, j in zip(a, b, strict=True)])
+        return heldout_probe(layers, ids, self.train, eval_, self.topics, (a, b, p_a), permutations=0)
 
     @cached_property
-    def model_probe(self):
-        return self.probe(lambda cells: self.activations(cells, 0), 5)
+    def model_probe(self) -> HeldoutResult:
+        return self.probe(self.residual(np.array(list(self.pool.values())), 7))
 
     @cached_property
-    def encoder_probe(self):
-        return self.probe(self.words, 5)
+    def encoder_probe(self) -> HeldoutResult:
+        return self.probe(self.embedding([(BASE, c) for c in self.pool]))
 
-    def scores(self, x: np.ndarray, probes: dict[str, np.ndarray]) -> pa.Table:
-        return probe_scores({"task_ids": np.array([f"{p}\t{t}" for p, t in self.cells]), "layer_5": x}, 5, probes)
+    def probed(self, features: np.ndarray[Any, Any], probe: HeldoutResult) -> pa.Table:
+        """Scores of (cells, d) features."""
+        ids = np.array([f"{p}\t{t}" for p, t in self.cells])
+        return probe_scores({"task_ids": ids, f"layer_{LAYER}": features}, LAYER, probe.probes)
 
-    def points(self, probes: dict[str, np.ndarray] | None = None, encoder: bool = False) -> pa.Table:
-        scores = self.scores(self.activations(self.cells, 1), probes or self.model_probe.probes)
-        control = self.scores(self.words(self.cells), self.encoder_probe.probes) if encoder else None
-        return shift_points([self.experiment], self.behaviour(), scores, BASE, control)
+    @cached_property
+    def direction(self) -> np.ndarray[Any, Any]:
+        w = np.random.default_rng([self.seed, 5]).normal(size=DIMENSIONS)
+        return w / np.linalg.norm(w)
 
+    def orthogonal(self) -> np.ndarray[Any, Any]:
+        w = np.random.default_rng([self.seed, 6]).normal(size=DIMENSIONS)
+        w -= (w @ self.direction) * self.direction
+        return w / np.linalg.norm(w)
 
-def statistics(points, encoder=None):
-    return shift_statistics(points, encoder=encoder, bootstrap=400, permutations=400)["planted"]
+    def scores(self, w: np.ndarray[Any, Any]) -> pa.Table:
+        prompts, tasks = zip(*self.cells, strict=True)
+        return pa.table({"prompt_id": prompts, "task_id": tasks, "score": self.activations @ w + 0.7})
 
+    @cached_property
+    def behaviour(self) -> pa.Table:
+        return behavioural_shift(self.choices, BASE, list(self.comparisons))
 
-def column(points, name, where=None):
-    values = np.array(points.column(name).to_pylist())
-    return values if where is None else values[where]
+    def points(self, w: np.ndarray[Any, Any] | None = None, encoder: np.ndarray[Any, Any] | None = None) -> pa.Table:
+        scores = self.scores(self.direction if w is None else w)
+        control = None if encoder is None else self.scores(encoder)
+        return shift_points([self.experiment], self.behaviour, scores, BASE, control)
 
-
-def r(x, y):
-    return np.corrcoef(x, y)[0, 1]
+    def found(self, w: np.ndarray[Any, Any] | None = None, bootstrap: int = 300, permutations: int = 300) -> Any:
+        points = self.points(w)
+        return shift_statistics(points, encoder=None, bootstrap=bootstrap, permutations=permutations)["planted"]
 
 
 @pytest.fixture(scope="module")
-def world():
+def world() -> World:
     return World()
 
 
-@pytest.mark.parametrize("bias", [-3.0, 0.0, 1.5])
-def test_choices_give_back_the_planted_shift(bias):
-    world = World(noise=0.0, bias=bias)
-    found = world.behaviour()
-    assert found.num_rows == 16 * 24
-    for row in found.to_pylist():
-        planted = world.p(row["prompt_id"], row["task_id"]) - world.p(BASE, row["task_id"])
-        assert row["dp"] == pytest.approx(planted.mean(), abs=1e-9)
-        assert row["dp_se"] == pytest.approx(planted.std(ddof=1) / np.sqrt(8), abs=1e-9)
-    assert np.abs(found.column("dp").to_numpy()).max() > 0.3
+def test_planted_shifts_are_recovered_within_their_error(world):
+    """The error of Δp is that of 2 x 2 logits for each comparison, whatever the position bias."""
+    z = []
+    for row in world.behaviour.to_pylist():
+        against = world.utility[row["task_id"]] - np.array(list(world.comparisons.values()))
+        slopes = [p * (1 - p) for p in (expit(against), expit(against + world.added(row["prompt_id"], row["task_id"])))]
+        error = world.logit_noise / np.sqrt(2) * np.sqrt(sum((s**2).sum() for s in slopes)) / len(against)
+        z.append((row["dp"] - world.true_dp(row["prompt_id"], row["task_id"])) / error)
+    assert len(z) == 96
+    assert np.sqrt(np.mean(np.square(z))) == pytest.approx(1.0, abs=0.2)
+    assert np.abs(z).max() < 4.5
 
 
-def test_noisy_choices_give_back_the_planted_shift(world):
-    found = world.behaviour().to_pylist()
-    planted = [(world.p(row["prompt_id"], row["task_id"]) - world.p(BASE, row["task_id"])).mean() for row in found]
-    error = np.array([row["dp"] for row in found]) - planted
-    assert np.abs(error).max() < 0.05
-    assert abs(error.mean()) < 0.002
+def test_position_bias_cancels():
+    assert World(bias=0.0).behaviour.column("dp").to_pylist() == pytest.approx(
+        World(bias=4.0).behaviour.column("dp").to_pylist()
+    )
 
 
-def test_a_probe_of_the_utilities_follows_the_choices(world):
-    raw = world.model_probe.targets["raw"]
-    assert raw["best_layer"] == 5
-    assert raw["r"]["value"] > 0.9
-    found = statistics(world.points())
-    assert (found["n_prompts"], found["n_tasks"], found["n_on_target"]) == (16, 24, 48)
+def test_standard_errors_tell_apart_what_moved(world):
+    off = [r for r in world.behaviour.to_pylist() if not world.added(r["prompt_id"], r["task_id"])]
+    z = np.array([r["dp"] / r["dp_se"] for r in off])
+    assert len(z) == 72
+    assert np.mean(np.abs(z) < scipy.stats.t(7).ppf(0.975)) > 0.85
+    assert all(
+        r["dp"] / r["dp_se"] > 8 for r in world.behaviour.to_pylist() if world.added(r["prompt_id"], r["task_id"]) > 0
+    )
+
+
+def test_the_true_probe_follows_choices(world):
+    found = world.found()
     assert found["estimable"]
-    assert found["effect"]["signal_to_noise"] > 3
+    assert found["n_on_target"] == 24
+    assert found["on_target"]["pearson"]["value"] > 0.9
+    assert found["on_target"]["pearson"]["low"] > 0.8
+    assert found["on_target"]["spearman"] > 0.7
+    assert found["pooled"]["pearson"]["value"] > 0.8
+    assert found["centred"]["pearson"]["value"] > 0.8
     for name in ("on_target", "pooled", "centred"):
-        assert found[name]["pearson"]["value"] > 0.9
-        assert found[name]["pearson"]["low"] > 0.8
-        assert found[name]["p"] == 1 / 401
+        assert found[name]["p"] == 1 / 301
     assert found["sign_agreement"]["value"] > 0.95
-    assert found["intended_behaviour"]["value"] > 0.95
+    assert found["intended_behaviour"] == {"value": 1.0, "n": 24}
+    assert found["intended_probe"]["value"] > 0.95
+    assert found["effect"]["signal_to_noise"] > 5
+    assert found["effect"]["rms_off_target"] < 0.1 * found["effect"]["rms_on_target"]
+    on = [(p, t) for p, t in world.cells if world.added(p, t)]
+    planted = scipy.stats.linregress([world.true_dp(p, t) for p, t in on], [world.added(p, t) for p, t in on])
+    assert found["fit"]["slope"] == pytest.approx(planted.slope, rel=0.1)
+    assert found["fit"]["intercept"] == pytest.approx(0.0, abs=0.15)
+
+
+def test_a_probe_that_was_trained_on_utilities_follows_choices(world):
+    raw = world.model_probe.targets["raw"]
+    assert raw["best_layer"] == LAYER
+    assert raw["r"]["value"] > 0.9
+    points = shift_points([world.experiment], world.behaviour, world.probed(world.activations, world.model_probe), BASE)
+    found = shift_statistics(points, encoder=None, **FAST)["planted"]
+    assert found["estimable"]
+    assert found["on_target"]["pearson"]["value"] > 0.9
+    assert found["on_target"]["pearson"]["low"] > 0.8
+    assert found["on_target"]["p"] == 1 / 301
+    assert found["centred"]["pearson"]["value"] > 0.8
+    assert found["fit"]["slope"] == pytest.approx(world.found()["fit"]["slope"], rel=0.1)  # in units of utility
+    assert found["sign_agreement"]["value"] > 0.95
     assert found["intended_probe"]["value"] > 0.95
 
 
-def test_probe_shifts_are_the_planted_ones_in_units_of_utility(world):
-    points = world.points()
-    planted = [world.shift[cell] for cell in zip(column(points, "prompt_id"), column(points, "task_id"), strict=True)]
-    slope, _ = np.polyfit(planted, column(points, "ds"), 1)
-    assert slope == pytest.approx(1.0, abs=0.1)
-
-
-def test_without_a_shift_nothing_is_estimable():
-    """Noise alone moves choices by more than the floor, and by its own standard error."""
-    ratios = []
-    for seed in range(6):
-        found = statistics(World(seed=seed, size=0.0, noise=0.4).points())
-        assert not found["estimable"]
-        assert "to stand above the model's own noise" in found["why"]
-        assert found["effect"]["rms_on_target"] > 0.02
-        ratios.append(found["effect"]["signal_to_noise"])
-    assert np.mean(ratios) == pytest.approx(1.0, abs=0.2)
-
-
-def test_without_shift_and_noise_there_is_nothing_to_correlate():
-    found = statistics(World(size=0.0, noise=0.0).points())
-    assert not found["estimable"]
-    assert found["why"].startswith("Δp is the same at all 48 on-target points")
-    assert found["on_target"]["pearson"] is found["pooled"]["p"] is None
-
-
-def test_a_probe_orthogonal_to_the_shift_does_not_follow(world):
-    probes = dict(world.model_probe.probes)
-    w = probes["raw_5_w"]
-    probes["raw_5_w"] = w - w @ DIRECTION * DIRECTION
-    points = world.points(probes)
-    found = statistics(points)
-    assert found["estimable"]
-    assert found["intended_behaviour"]["value"] > 0.95
-    assert column(points, "ds").std() > 0.01
-    for name in ("on_target", "pooled", "centred"):
-        assert abs(found[name]["pearson"]["value"]) < 0.25
-        assert found[name]["pearson"]["low"] < 0 < found[name]["pearson"]["high"]
-        assert found[name]["p"] > 0.05
-    assert 0.3 < found["sign_agreement"]["value"] < 0.7
-
-
-def test_an_encoder_follows_words_on_target_and_nothing_off_target(world):
+def test_an_encoder_follows_the_words_of_prompts_and_not_what_moves_off_target():
     """It hears love or hate in the prompt, whatever the task is about."""
-    assert world.encoder_probe.targets["raw"]["r"]["value"] > 0.5
-    points = world.points(encoder=True)
-    found = statistics(points, "words")
-    encoder = found["encoder"]
-    assert encoder["on_target"]["pearson"]["value"] > 0.75
-    assert encoder["pooled"]["pearson"]["value"] < 0.5
-    assert encoder["centred"]["pearson"]["value"] < 0.3
-    off = ~column(points, "on_target")
-    assert r(column(points, "dp", off), column(points, "ds", off)) > 0.8
-    assert abs(r(column(points, "dp", off), column(points, "ds_encoder", off))) < 0.15
+    world = World(spill=0.5)
+    assert world.encoder_probe.targets["raw"]["r"]["value"] > 0.4
+    model, encoder = (
+        world.probed(world.activations, world.model_probe),
+        world.probed(world.embedding(world.cells), world.encoder_probe),
+    )
+    points = shift_points([world.experiment], world.behaviour, model, BASE, encoder)
+    found = shift_statistics(points, encoder="words", **FAST)["planted"]
+    assert found["encoder"]["on_target"]["pearson"]["value"] > 0.8
+    assert found["encoder"]["pooled"]["pearson"]["value"] < 0.6 < 0.8 < found["pooled"]["pearson"]["value"]
+    assert found["encoder"]["centred"]["pearson"]["value"] < 0.3 < 0.8 < found["centred"]["pearson"]["value"]
+    off = points.filter(pa.array([not on for on in points.column("on_target").to_pylist()]))
+    dp, ds, ds_encoder = (off.column(c).to_numpy() for c in ("dp", "ds", "ds_encoder"))
+    assert np.corrcoef(dp, ds)[0, 1] > 0.8
+    assert abs(np.corrcoef(dp, ds_encoder)[0, 1]) < 0.2
+
+
+def test_a_probe_orthogonal_to_the_shift_does_not():
+    r, p = [], []
+    for seed in range(10):
+        world = World(seed=seed)
+        found = world.found(world.orthogonal())
+        assert found["estimable"]
+        assert found["intended_behaviour"]["value"] == 1.0
+        r.append([found[name]["pearson"]["value"] for name in ("on_target", "pooled", "centred")])
+        p.append(found["on_target"]["p"])
+    assert np.abs(np.mean(r, axis=0)).max() < 0.15
+    assert np.abs(r).max() < 0.6
+    assert 0.2 < np.mean(p) < 0.8
+
+
+def test_without_a_shift_nothing_is_estimable_and_p_is_uniform():
+    worlds = [World(shift=0.0, seed=seed).found(bootstrap=2, permutations=199) for seed in range(40)]
+    assert not any(found["estimable"] for found in worlds)
+    assert all("stand above the model's own noise" in found["why"] for found in worlds)
+    for name in ("on_target", "pooled", "centred"):
+        p = [found[name]["p"] for found in worlds]
+        assert np.mean(p) == pytest.approx(0.5, abs=3.3 * np.sqrt(1 / 12 / 40))
+        assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
+        assert min(p) >= 1 / 200
+
+
+def test_a_shift_without_noise_in_choices_is_not_estimable_if_it_is_too_small():
+    tiny, quiet = World(shift=0.02, logit_noise=0.0).found(), World(shift=0.3, logit_noise=0.0).found()
+    assert tiny["effect"]["signal_to_noise"] > 2
+    assert not tiny["estimable"]
+    assert quiet["estimable"]
+
+
+def test_shifts_of_whole_prompts_vanish_when_centred():
+    found = World(per_prompt=True).found()
+    assert found["pooled"]["pearson"]["value"] > 0.9
+    assert abs(found["centred"]["pearson"]["value"]) < 0.3
+    assert found["centred"]["pearson"]["low"] < 0 < found["centred"]["pearson"]["high"]
+    assert found["centred"]["p"] > 0.05
+    assert World().found()["centred"]["pearson"]["value"] > 0.8
+
+
+def test_the_encoder_is_scored_by_the_same_rules(world):
+    points = world.points(encoder=world.orthogonal())
+    found = shift_statistics(points, encoder="minilm", **FAST)["planted"]
+    alone = world.found(world.orthogonal())
+    assert found["encoder"] == {"name": "minilm"} | {name: alone[name] for name in ("on_target", "pooled", "centred")}
+    assert {key: found[key] for key in ("on_target", "pooled", "centred")} == {
+        key: world.found()[key] for key in ("on_target", "pooled", "centred")
+    }
+
+
+def test_no_bit_depends_on_the_order_of_rows_prompts_or_tasks(world):
+    backwards = World(reverse=True)
+    assert [p.id for p in backwards.experiment.prompts] == [p.id for p in world.experiment.prompts][::-1]
+    order = np.random.default_rng(0).permutation(world.choices.num_rows)
+    behaviour = behavioural_shift(world.choices.take(order), BASE, list(world.comparisons)[::-1])
+    assert behaviour.equals(world.behaviour)
+    scores = world.scores(world.direction)
+    scores = scores.take(np.random.default_rng(1).permutation(scores.num_rows))
+    points = shift_points([backwards.experiment], behaviour, scores, BASE)
+    assert points.equals(world.points())
+    points = points.take(np.random.default_rng(2).permutation(points.num_rows))
+    assert shift_statistics(points, encoder=None, **FAST)["planted"] == world.found()
+
+
+def test_a_prompt_that_is_the_baseline_shifts_nothing(world):
+    """The baseline's own rows under another name: Δp and Δs are 0 to the bit."""
+
+    def renamed(table: pa.Table) -> pa.Table:
+        rows = [r for r in table.to_pylist() if r["prompt_id"] == BASE]
+        return pa.concat_tables([table, pa.Table.from_pylist([r | {"prompt_id": "twin"} for r in rows], table.schema)])
+
+    twin = Experiment("twin", (ShiftPrompt(id="twin", text="You.", targets={"sea": 1}),), world.experiment.tasks)
+    behaviour = behavioural_shift(renamed(world.choices), BASE, list(world.comparisons))
+    points = shift_points([twin], behaviour, renamed(world.scores(world.direction)), BASE)
+    assert points.num_rows == 12
+    for column in ("dp", "dp_se", "ds"):
+        assert set(points.column(column).to_pylist()) == {0.0}
+    found = shift_statistics(points, encoder=None, **FAST)["twin"]
+    assert not found["estimable"]
+    assert found["pooled"]["pearson"] is None

@@ -10,11 +10,11 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pyarrow as pa
 import pytest
+from markupsafe import escape
 
 from prefprobe.config import parse_config
 from prefprobe.probes.crosstopic import cross_topic
 from prefprobe.probes.heldout import heldout_probe
-from prefprobe.probes.metrics import pearson_interval, spearman
 from prefprobe.probes.ridge import ALPHAS
 from prefprobe.report import published, rules, shown
 from prefprobe.report.figures import figures
@@ -26,6 +26,7 @@ from prefprobe.report.svg import PALETTE, spread
 from prefprobe.report.tables import tables
 from prefprobe.report.text import interval, listed, number, p_value, penalty, signed
 from prefprobe.report.verdict import rounded, verdict
+from prefprobe.shift.statistics import POINTS, shift_statistics
 from prefprobe.store.formats import json_bytes, read_json
 
 TOPICS = ("math", "coding", "fiction", "travel", "clerical", "science")
@@ -34,7 +35,6 @@ HOSTILE = "<script>alert(1)</script> {{ braces }} & {fill}"
 LAYERS = {"model": (3, 6, 9, 12), "base": (2, 4), "minilm": (0,), "untrained": (3, 6), "random": (0,)}
 ROLES = {"model": "model", "base": "base", "minilm": "encoder", "untrained": "untrained", "random": "random"}
 MOVES = {"category": 0.2, "targeted": 0.12, "crossed": 0.08, "competing": 0.1, "persona": 0.01}
-ESTIMABLE = 0.05
 
 
 @cache
@@ -69,7 +69,7 @@ def study(
         probe[name] = {**about, "targets": held_out.targets, "shuffled": held_out.shuffled if name == "model" else None}
         predictions[name], hoo_predictions[name] = held_out.predictions, folds.predictions
         hoo[name] = {"features": name, **folds.summary}
-    points = pa.Table.from_pylist([row for name in MOVES for row in moved(name, topics, rng)])
+    points = pa.Table.from_pylist([row for name in MOVES for row in moved(name, topics, rng)], schema=POINTS)
     config = {
         "name": "planted", "model": {"source": "models/planted", "name": model},
         "base": {"source": "models/planted-base", "name": "Planted-1B", "chat": False} if base else None,
@@ -108,7 +108,7 @@ def study(
         roles={name: ROLES[name] for name in names},
         labels={name: labels.get(name, name) for name in names},
         shift={"baseline": "You are a helpful assistant.", "n_comparisons": 4,
-               "experiments": {name: experiment(points, name) for name in MOVES}},
+               "experiments": shift_statistics(points, encoder="minilm", bootstrap=200, permutations=199)},
         points=points,
     )  # fmt: skip
 
@@ -131,43 +131,6 @@ def moved(name, topics, rng):
             }
             rows.append(row)
     return rows
-
-
-def experiment(points, name):
-    rows = [row for row in points.to_pylist() if row["experiment"] == name]
-    on = [row for row in rows if row["on_target"]]
-    rms = [
-        float(np.sqrt(np.mean([row["dp"] ** 2 for row in rows if row["on_target"] is is_on])))
-        for is_on in (True, False)
-    ]
-    estimable = rms[0] > ESTIMABLE
-
-    def related(some, column):
-        x, y = (np.array([row[c] for row in some]) for c in ("dp", column))
-        if not estimable:
-            return {"pearson": None, "spearman": None, "p": None, "n": len(some)}
-        return {"pearson": pearson_interval(x, y, seed=0), "spearman": spearman(x, y), "p": 0.001, "n": len(some)}
-
-    signs = [np.sign(row["dp"]) == np.sign(row["ds"]) for row in rows if abs(row["dp"]) >= 0.02]
-    share = float(np.mean(signs)) if estimable else None
-    of = {
-        c: {"on_target": related(on, c), "pooled": related(rows, c), "centred": related(rows, c)}
-        for c in ("ds", "ds_encoder")
-    }
-    return {
-        "n_prompts": 6, "n_tasks": 10, "n_points": len(rows), "n_on_target": len(on),
-        "effect": {"rms_on_target": rms[0], "rms_off_target": rms[1], "max": max(abs(row["dp"]) for row in rows), "noise": 0.012,
-                   "signal_to_noise": rms[0] / 0.012},
-        "estimable": estimable,
-        "why": "The prompts move choices by more than their noise." if estimable
-        else f"On target, choices moved by {rms[0]:.3f}, against noise of 0.012 in one measurement.",
-        **of["ds"],
-        "sign_agreement": {"value": share, "n": len(signs), "threshold": 0.02},
-        "intended_behaviour": {"value": share and 0.94, "n": len(on)},
-        "intended_probe": {"value": share and 0.9, "n": len(on)},
-        "fit": {"slope": 3.0 if estimable else None, "intercept": 0.0 if estimable else None},
-        "encoder": {"name": "minilm", **of["ds_encoder"]},
-    }  # fmt: skip
 
 
 def measured(name, n):
@@ -345,8 +308,8 @@ def test_markup_in_names_and_texts_stays_text() -> None:
     assert "<i>own" not in html
     assert "<b>m$" not in html
     drawn = drawn_of("hostile")
-    assert "m$x$_1" in drawn["overview"]
-    assert any("math & $co" in (t.text or "") for t in ET.fromstring(drawn["topics"]).iter())
+    for name, words in (("overview", "<b>m$x$_1</b>"), ("topics", "math & $co")):
+        assert words in [element.text for element in ET.fromstring(drawn[name]).iter()]
     assert "shift-my-i-own-i" in drawn
 
 
@@ -418,13 +381,15 @@ def test_the_verdict_is_rounded_complete_and_self_consistent(made) -> None:
 
 
 def test_planted_findings_are_replicated_and_an_unmoved_experiment_is_not_estimable(whole) -> None:
-    _, judged, html = whole
+    results, judged, html = whole
     by_id = {claim["id"]: claim for claim in judged["claims"]}
     for id_ in ("heldout_raw", "heldout_above_minilm", "cross_topic", "cross_topic_above_minilm", "shift_category"):
         assert by_id[id_]["verdict"] == rules.REPLICATED, id_
     assert by_id["shift_persona"]["verdict"] == rules.NOT_ESTIMABLE
     assert by_id["shift_persona"]["published"] is None
-    assert by_id["shift_persona"]["why"] in html
+    assert results.shift["experiments"]["persona"]["pooled"]["pearson"] is not None  # of noise, and so no estimate
+    assert by_id["shift_persona"]["value"] is by_id["shift_persona"]["detail"]["pooled"] is None
+    assert escape(by_id["shift_persona"]["why"]) in html
     assert "4 of 5 experiments (category, targeted, crossed and competing)" in judged["summary"]["answer"]
     assert "tests/unit/test_planted_world.py" in html
     assert judged["not_run"] == []

@@ -117,6 +117,27 @@ class TestValues:
             assert found["fit"] == {"slope": None, "intercept": None}
         assert statistics(table(rng.normal(size=(3, 4)), rng.normal(size=(3, 4)), nowhere))["effect"]["noise"] is None
 
+    def test_shifts_of_whole_prompts_leave_nothing_to_centre(self):
+        """Not even the rounding of their means, which would correlate."""
+        whole = np.repeat(np.random.default_rng(0).normal(size=(6, 1)), 9, axis=1)
+        s = study()
+        for dp, ds in ((whole, 3 * whole + 0.1), (s.dp, whole), (whole, s.ds)):
+            found = statistics(table(dp, ds))
+            assert found["pooled"]["pearson"] is not None
+            assert found["centred"] == {"pearson": None, "spearman": None, "p": None, "n": 54}
+
+    def test_scores_that_oppose_choices_have_a_negative_r(self):
+        s = study()
+        found, mirrored = (statistics(table(s.dp, sign * s.ds, s.on)) for sign in (-1, 1))
+        for name in ("on_target", "pooled", "centred"):
+            one, two = found[name]["pearson"], mirrored[name]["pearson"]
+            assert one["value"] == pytest.approx(-two["value"])
+            assert [one["low"], one["high"]] == pytest.approx([-two["high"], -two["low"]])
+        assert found["on_target"]["pearson"]["high"] < 0
+        assert found["fit"]["slope"] < 0
+        assert found["estimable"]
+        assert found["sign_agreement"]["value"] < 0.5 < mirrored["sign_agreement"]["value"]
+
     def test_everything_is_plain_json(self):
         s = study()
         found = shift_statistics(table(s.dp, s.ds, s.on, ds_encoder=s.ds), encoder="x", **FAST)
@@ -142,6 +163,18 @@ class TestEstimable:
         assert found["on_target"]["pearson"]["value"] > 0.5  # shown all the same
         assert found["on_target"]["p"] is not None
 
+    def test_what_is_just_enough(self):
+        dp = 0.25 * np.tile([1.0, -1.0], (3, 2))  # powers of 2: the ratio is 2 to the bit
+        ds = dp + 0.01 * np.arange(4)
+        assert statistics(table(dp, ds, dp_se=np.full(dp.shape, 0.125)))["estimable"]
+        assert not statistics(table(dp, ds, dp_se=np.full(dp.shape, 0.126)))["estimable"]
+        for size, expected in ((0.0201, True), (0.0199, False)):
+            assert statistics(table(dp / 0.25 * size, ds, dp_se=np.zeros(dp.shape)))["estimable"] is expected
+        four, three = (np.arange(12).reshape(3, 4) % 3 == 0, np.arange(12).reshape(3, 4) % 5 == 0)
+        assert (four.sum(), three.sum()) == (4, 3)
+        assert statistics(table(dp, ds, four))["estimable"]
+        assert not statistics(table(dp, ds, three))["estimable"]
+
     def test_off_target_points_have_no_say(self):
         s = study()
         quiet = np.where(s.on, s.dp, 0.0)
@@ -166,6 +199,26 @@ class TestInterval:
             assert found["value"] is not None
         found = statistics(table(*rng.normal(size=(2, 3, 3))))["pooled"]["pearson"]
         assert found["low"] < found["value"] < found["high"]
+
+    @pytest.mark.parametrize(("size", "known"), [(4, False), (16, True)])
+    def test_there_is_none_where_few_resamples_hold_enough_cells(self, size, known):
+        """On the diagonal of 4 x 4, most resamples keep two points or fewer, and two always correlate perfectly."""
+        rng = np.random.default_rng(0)
+        found = statistics(table(*rng.normal(size=(2, size, size)), np.eye(size, dtype=bool)))
+        assert (found["on_target"]["pearson"]["low"] is not None) is known
+        assert (found["on_target"]["pearson"]["high"] is not None) is known
+        assert found["pooled"]["pearson"]["low"] is not None
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_bounds_are_never_beyond_one(self, sign):
+        rng = np.random.default_rng(0)
+        for _ in range(30):
+            dp = rng.normal(size=(5, 7))
+            found = statistics(table(dp, sign * rng.uniform(0.01, 100) * dp + rng.normal()), bootstrap=50)
+            for name in ("on_target", "pooled", "centred"):
+                pearson = found[name]["pearson"]
+                assert all(-1 <= pearson[key] <= 1 for key in ("value", "low", "high"))
+                assert list(pearson.values()) == pytest.approx([sign] * 3)
 
     def test_more_of_the_same_narrows_it(self):
         wide, narrow = (statistics(self.like(n))["pooled"]["pearson"] for n in (8, 32))
@@ -237,7 +290,7 @@ class TestInvariance:
 
     def test_scale_and_offset_of_scores_change_nothing(self):
         s = study()
-        one, two = (statistics(table(s.dp, y, s.on)) for y in (s.ds, 1e6 * s.ds))
+        one, two = (statistics(table(s.dp, y, s.on)) for y in (s.ds, 1e6 * s.ds + 1e5))
         assert two["on_target"]["pearson"] == pytest.approx(one["on_target"]["pearson"])
         assert two["centred"]["p"] == one["centred"]["p"]
 
