@@ -180,6 +180,8 @@ def test_comparisons_depend_on_values_and_seed_alone():
     assert comparison_tasks(*backwards, 6, 3) == chosen
     assert comparison_tasks({i: 5 * m - 7 for i, m in mu.items()}, topics | {"other": "x"}, 6, 3) == chosen
     assert len({tuple(comparison_tasks(mu, topics, 6, seed)) for seed in range(6)}) == 6
+    one_topic = dict.fromkeys(mu, "x")
+    assert len({tuple(comparison_tasks(mu, one_topic, 6, seed)) for seed in range(6)}) == 6  # a random start
 
 
 def test_ties_in_utility_are_broken_by_id():

@@ -203,8 +203,8 @@ class TestInterval:
     @pytest.mark.parametrize(("size", "known"), [(4, False), (16, True)])
     def test_there_is_none_where_few_resamples_hold_enough_cells(self, size, known):
         """On the diagonal of 4 x 4, most resamples keep two points or fewer, and two always correlate perfectly."""
-        rng = np.random.default_rng(0)
-        found = statistics(table(*rng.normal(size=(2, size, size)), np.eye(size, dtype=bool)))
+        dp, ds = np.random.default_rng(0).normal(size=(2, size, size))
+        found = statistics(table(dp, ds, np.eye(size, dtype=bool)))
         assert (found["on_target"]["pearson"]["low"] is not None) is known
         assert (found["on_target"]["pearson"]["high"] is not None) is known
         assert found["pooled"]["pearson"]["low"] is not None
