@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before a step needs it."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def main(debug: bool) -> None:
     Measures a chat model's preferences, extracts activations, trains probes, and says with evidence whether the
     published finding replicates.
     """
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(message)s")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the libraries below would break into the log of a run
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("prefprobe").setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 @main.command()

@@ -18,7 +18,7 @@ def show_summary(run: Run, seconds: float) -> None:
     for claim in verdict["claims"]:
         published = next(iter((claim["published"] or {}).values()), None)
         interval = f"[{_number(claim['low'])}, {_number(claim['high'])}]" if claim["low"] is not None else ""
-        table.add_row(claim["claim"], _number(claim["value"]), interval, _number(published), claim["verdict"])
+        table.add_row(claim["id"], _number(claim["value"]), interval, _number(published), claim["verdict"])
     console = Console(highlight=False)
     console.print(table)
     console.print(f"done in {seconds:.1f} s; report: {run.objects.describe(f'{report}/index.html')}", soft_wrap=True)

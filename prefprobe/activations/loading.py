@@ -1,5 +1,6 @@
 """A chat or base model, ready for forward passes: weights, tokenizer and how a prompt is rendered."""
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from prefprobe.activations.sources import cache_root, fetch
 from prefprobe.config import ModelSettings
 from prefprobe.errors import BadConfig, TemporaryFailure
 
+_log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -139,6 +141,7 @@ def _safetensors_folder(path: Path, revision: str) -> Path:
             shutil.rmtree(left, ignore_errors=True)
     building = folder.with_suffix(f".{os.getpid()}")
     building.mkdir(exist_ok=True)
+    _log.info("de-quantising %s once into %s", path.name, folder)
     try:
         _convert(path, building)
         building.rename(folder)
