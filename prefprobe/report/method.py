@@ -28,7 +28,8 @@ def _choices(results: Results) -> list[str]:
         f"(train) and {eval_['batch']:,} (eval) among tasks close in utility and little compared, for at most "
         f"{train['max_rounds']} (train) and {eval_['max_rounds']} (eval) rounds.",
         "Utilities are maximum a posteriori estimates of Thurstone’s model, U ~ N(μ, σ²) for each task, with a weak "
-        "prior on μ; standard errors are Laplace’s, and the unit of μ is a typical σ.",
+        "prior on μ; standard errors are Laplace’s, scaled to how much exact probabilities scatter about the fit, and "
+        "the unit of μ is a typical σ.",
     ]
 
 

@@ -117,10 +117,6 @@ class ObjectStore:
                 except FileNotFoundError:
                     self._require_bucket(store)
 
-    def local_path(self, key: str) -> Path | None:
-        """The file of an object, None on S3."""
-        return self._root / key if self._root is not None else None
-
     def describe(self, key: str) -> str:
         """The object's path or S3 URL, for messages."""
         return f"{self.url.rstrip('/')}/{key}"

@@ -120,10 +120,6 @@ class StepStore:
         names = sorted(key[start : -len(".json")] for key in pointers)
         return {name: self._pointer(name) for name in names}
 
-    def has_part(self, name: str) -> bool:
-        """Whether a part was written. Its bytes are checked when they are read or committed, not here."""
-        return self.objects.size(self._pointer_key(name)) is not None
-
     def write_part(self, name: str, data: bytes) -> Output:
         """Keep a part. The first writer of a name wins: if that was another, its part is returned, not this one."""
         mine = put_cas(self.objects, data, schema_of(name))
@@ -170,10 +166,6 @@ class StepStore:
         names = sorted(n for n in first.outputs | mine.outputs if first.outputs.get(n) != mine.outputs.get(n))
         _log.warning("Step %s %s was finished with other %s; the first is kept.", self.step, self.key, ", ".join(names))
         return first
-
-    def read(self, manifest: Manifest, name: str) -> bytes:
-        """The bytes of an output, checked against its digest."""
-        return read_output(self.objects, manifest, name)
 
     def _complete(self, manifest: Manifest) -> bool:
         return all(self.objects.size(cas_key(o.digest)) == o.size for o in manifest.outputs.values())
