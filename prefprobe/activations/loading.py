@@ -44,6 +44,11 @@ class LoadedModel:
         """d, the width of the residual stream."""
         return int(self.backbone.config.hidden_size)
 
+    @property
+    def family(self) -> str:
+        """The architecture's name, such as llama."""
+        return str(self.backbone.config.model_type)
+
     def drop_above(self, layer: int) -> None:
         """Forget the blocks above `layer`, which extraction never needs."""
         self.backbone.layers = self.backbone.layers[: layer + 1]

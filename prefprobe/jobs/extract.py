@@ -17,6 +17,12 @@ def run(job: Job) -> Outputs:
     pin = "base" if features == "base" else "model"
     model = load_model(settings, job.pins[pin], untrained_seed=config.seed if features == "untrained" else None)
     layers = layer_numbers(config.activations.fractions, model.n_layers)
-    about = {"layers": layers, "n_layers": model.n_layers, "d": model.width, "kind": "activations"}
+    about = {
+        "layers": layers,
+        "n_layers": model.n_layers,
+        "d": model.width,
+        "kind": "activations",
+        "family": model.family,
+    }
     parts = extract(model, mine, layers, job.store, config.activations.part, job.progress)
     return {**parts, "features.json": json_bytes(about)}
