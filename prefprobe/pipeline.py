@@ -36,7 +36,7 @@ STEPS = {
         Step("shift-measure", "gpu", 1, "choices under system prompts"),
         Step("shift-score", "gpu", 1, "activations and probe scores under system prompts"),
         Step("shift", "cpu", 1, "do probe scores follow what system prompts change"),
-        Step("report", "cpu", 1, "figures, tables, verdict"),
+        Step("report", "cpu", 2, "figures, tables, verdict"),
     )
 }
 

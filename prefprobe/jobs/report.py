@@ -35,7 +35,7 @@ def collect(job: Job) -> Results:
     if config.base:
         names["base"] = config.base.name or config.base.source
         if job.json("extract.base.0", "features.json")["family"] != about["family"]:
-            names["base"] += ", another family"
+            names["base"] += ", other family"
     card = {"source": config.model.source, "revision": job.pins["model"], "adapter": config.model.adapter}
     return Results(
         run_id=job.run_id,

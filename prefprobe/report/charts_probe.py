@@ -36,7 +36,7 @@ _LINES = {"raw": ("raw", MODEL), "demeaned": ("means removed", ENCODER), "cross_
 
 def overview(rows: shown.Rows) -> Figure:
     """Bars of r with their intervals and values, one block for each way of testing; diamonds are published values."""
-    names = {row["label"]: shortened(row["label"], 22) for row in rows}
+    names = {row["label"]: shortened(row["label"], 28) for row in rows}
     left, right, pitch = text_width(list(names.values())) + 12, 50.0, 23.0
     groups = {group: [row for row in rows if row["group"] == group] for group in GROUPS}
     tall = sum(34 + pitch * len(of) for of in groups.values())
@@ -169,7 +169,7 @@ def folds(rows: shown.Rows, roles: dict[str, str], labels: dict[str, str]) -> Fi
     axes.xaxis.set_major_locator(_r_ticks(low, high))
     plain(axes, "x")
     zero(axes, vertical=True)
-    items = [(_dot(roles[name]), shortened(labels[name], 22)) for name in names]
+    items = [(_dot(roles[name]), shortened(labels[name], 28)) for name in names]
     key(paper, 0, 14, items)
     paper.text(
         WIDTH, 14, "tasks" if set(order) == set(counts) else "folds", color=MUTED, ha="right", va="center_baseline"
