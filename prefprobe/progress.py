@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from prefprobe.errors import TemporaryFailure
@@ -77,12 +77,7 @@ class Progress:
         self._started = self._shown = time.monotonic()
         if self.console.is_terminal:
             if self._bars is None:
-                columns = (
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    TextColumn("{task.fields[rate]}"),
-                    TimeElapsedColumn(),
-                )
+                columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[rate]}"))
                 self._bars = Bars(*columns, console=self.console, transient=True)
                 self._bars.start()
             if self._bar is not None:

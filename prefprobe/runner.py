@@ -1,8 +1,6 @@
 """Runs the nodes of a study against a store: whatever has a manifest is a cache hit, whatever has parts goes on from them."""
 
 import importlib
-import importlib.metadata
-import platform
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +16,7 @@ from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, input_key, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Manifest, StepStore, read_output
-
-_REPORTED = ("numpy", "scipy", "pyarrow", "torch", "transformers", "tokenizers", "peft")
+from prefprobe.versions import versions
 
 
 @dataclass(frozen=True)
@@ -195,17 +192,6 @@ def run_nodes(run: Run, nodes: Iterable[Node], progress: Progress) -> float:
                 _, cached = run.execute(node, progress)
             progress.line(f"{prefix}  cached" if cached else f"{prefix}  done in {time.monotonic() - started:.1f} s")
     return time.monotonic() - began
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, as installed here."""
-    found = {"prefprobe": __version__, "python": platform.python_version(), "platform": platform.machine()}
-    for name in _REPORTED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _record(run_id: str) -> str:

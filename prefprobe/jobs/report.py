@@ -9,8 +9,8 @@ from prefprobe.report.page import render
 from prefprobe.report.results import Results
 from prefprobe.report.tables import tables
 from prefprobe.report.verdict import verdict
-from prefprobe.runner import versions
 from prefprobe.store.formats import json_bytes
+from prefprobe.versions import versions
 
 
 def run(job: Job) -> Outputs:
