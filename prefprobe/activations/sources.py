@@ -88,12 +88,13 @@ def fetch(source: str, revision: str) -> Path:
     path = local_path(source)
     if path is not None:
         return path
-    from huggingface_hub import snapshot_download  # only GPU and encoder nodes have it
+    import httpx2  # only GPU and encoder nodes have these
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(_READ_FILES)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise TemporaryFailure(
             f"{source}@{revision[:12]} could not be downloaded ({type(error).__name__}); "
             "check the network and HF_TOKEN, or name a local folder as the source."
@@ -103,13 +104,24 @@ def fetch(source: str, revision: str) -> Path:
 def _hub_commit(source: str, revision: str | None) -> str:
     if revision and _COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
+    remedy = "set `revision` to a full commit hash, or name a local folder."
+    try:
+        import httpx2
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise BadConfig(
+            f"{source}: no such local folder, and {error.name} is not installed to ask the hub; {remedy}"
+        ) from error
     try:
         return str(HfApi().model_info(source, revision=revision, timeout=20).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except OfflineModeIsEnabled as error:
         raise BadConfig(
-            f"{source}: no such local folder, and the hub gave no commit for it ({type(error).__name__}); "
-            "set `revision` to a full commit hash, or name a local folder."
+            f"{source}: no such local folder, and HF_HUB_OFFLINE forbids to ask the hub; {remedy}"
         ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = f"{source}: no such local folder, and the hub answers {status}; check the id and HF_TOKEN, {remedy}"
+        raise (TemporaryFailure if status == 429 or status >= 500 else BadConfig)(said) from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise TemporaryFailure(f"{source}: no such local folder, and the hub cannot be reached; {remedy}") from error

@@ -249,6 +249,18 @@ def test_a_topic_with_two_tasks_is_named(preset: Path, tmp_path: Path) -> None:
     assert "travel" in done.stderr.strip().split("\n")[-1]
 
 
+def test_a_hub_id_without_a_hub(preset: Path, tmp_path: Path) -> None:
+    model = ("--set", "model.source=owner/name", "--store", tmp_path / "s")
+    offline = prefprobe("run", preset, *model, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 78
+    assert "HF_HUB_OFFLINE" in offline.stderr
+    assert "set `revision`" in offline.stderr
+    away = prefprobe("run", preset, *model, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
+    assert away.returncode == 75, away.stderr
+    assert "the hub cannot be reached" in away.stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_an_unreachable_endpoint_is_temporary(preset: Path) -> None:
     env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "verysecret"}
     done = prefprobe("run", preset, "--store", "s3://nowhere/x", **env)
