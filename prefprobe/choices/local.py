@@ -12,6 +12,9 @@ from prefprobe.choices.log import Answer
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 
+_ROWS = 256
+"""Answers read at once: in float64 a vocabulary of 262,000 takes 2 MB a position."""
+
 
 class LocalEngine:
     """Reads log P(A)/P(B) at the first token in which the two labels differ, after the beginning they share.
@@ -58,15 +61,19 @@ class LocalEngine:
         _, hidden = forward(self._model, [p + self._shared for p in prompts], tail=len(self._shared) + 1)
         assert hidden is not None
         with torch.inference_mode():
-            logits = self._model.head(hidden.to(next(self._model.head.parameters()).dtype)).double()
-            log_p = logits.log_softmax(-1)
-            mass = torch.logaddexp(log_p[:, -1, self._a], log_p[:, -1, self._b])
-            for position, token in enumerate(self._shared):
-                mass += log_p[:, position, token]
-            logit = (logits[:, -1, self._a] - logits[:, -1, self._b]) / self._temperature
-            rows = torch.stack([logit, logit.sigmoid(), mass.exp()], dim=1).cpu()
+            rows = torch.cat([self._read(some) for some in hidden.split(_ROWS)]).cpu()
         if not bool(rows.isfinite().all()):
             raise BadConfig(
                 "the model's label probabilities are not finite; use float32 or bfloat16 instead of float16."
             )
         return [Answer(*row) for row in rows.tolist()]
+
+    def _read(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, shared + 1, d) final hidden states → (n, 3): logit, P(A), label mass."""
+        logits = self._model.head(hidden.to(next(self._model.head.parameters()).dtype)).double()
+        log_p = logits.log_softmax(-1)
+        mass = torch.logaddexp(log_p[:, -1, self._a], log_p[:, -1, self._b])
+        for position, token in enumerate(self._shared):
+            mass += log_p[:, position, token]
+        logit = (logits[:, -1, self._a] - logits[:, -1, self._b]) / self._temperature
+        return torch.stack([logit, logit.sigmoid(), mass.exp()], dim=1)
