@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a step needs it."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -10,6 +11,8 @@ import click
 
 from prefprobe import __version__
 from prefprobe.errors import PrefprobeError
+
+_TERMINATION_LOG = 1000  # characters; Kubernetes keeps 4096 bytes
 
 _STORE = click.option(
     "--store", envvar="PREFPROBE_STORE", default="store", show_default=True, help="A folder, or s3://bucket/prefix."
@@ -28,15 +31,28 @@ class _Main(click.Group):
             if "--debug" in sys.argv:
                 raise
             click.echo(f"prefprobe: {error}", err=True)
+            _tell_kubernetes(str(error))
             sys.exit(error.exit_code)
         except click.ClickException as error:
             error.show()
+            _tell_kubernetes(error.format_message())
             sys.exit(78)
+        except Exception as bug:
+            _tell_kubernetes(f"{type(bug).__name__}: {bug} (a bug: the log has the traceback)")
+            raise
         except (click.Abort, KeyboardInterrupt):
             click.echo(
                 "prefprobe: interrupted; what is finished is saved, and the same command goes on from there.", err=True
             )
             sys.exit(75)
+
+
+def _tell_kubernetes(sentence: str) -> None:
+    """In a pod, leave the sentence where Kubernetes and Argo take the reason of a failure from."""
+    log = os.environ.get("PREFPROBE_TERMINATION_LOG")
+    if log:
+        with contextlib.suppress(OSError):
+            Path(log).write_text(sentence[:_TERMINATION_LOG], "utf-8")
 
 
 @click.group(cls=_Main)
@@ -77,17 +93,79 @@ def run(preset: Path, overrides: tuple[str, ...], run_id: str | None, store: str
 
 
 @main.command()
+@click.argument("preset", type=click.Path(path_type=Path))
+@click.option("--text", default="", help="The preset itself, as YAML, in place of the file.")
+@click.option("--set", "lines", default="", help="Overrides as with `run`, one KEY=VALUE a line.")
+@click.option("--run", "run_id", default="", help="Name the run; by default the id follows from the configuration.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the run's id and its fan-out."
+)
+@_STORE
+def start(preset: Path, text: str, lines: str, run_id: str, out: Path | None, store: str) -> None:
+    """Pin every source and put the run into the store, for others to run its steps.
+
+    In --out, the file `run` holds the run's id, and a file for each step a JSON list of its nodes: what a workflow fans
+    out over.
+    """
+    from prefprobe.config import load_config
+    from prefprobe.pipeline import fan_out
+    from prefprobe.runner import Run
+    from prefprobe.store.keys import canonical_json
+
+    overrides = [line.strip() for line in lines.splitlines() if line.strip()]
+    study = Run.create(store, load_config(preset, overrides, text or None), run_id or None)
+    study.save()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "run").write_text(study.id)
+        for name, nodes in fan_out(study.nodes).items():
+            (out / name).write_bytes(canonical_json(nodes))
+    click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes")
+
+
+@main.command()
 @click.argument("name")
 @click.option("--shard", type=int, help="Only this shard.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for a copy of the step's outputs."
+)
 @_RUN
 @_STORE
-def step(name: str, shard: int | None, run_id: str, store: str) -> None:
+def step(name: str, shard: int | None, out: Path | None, run_id: str, store: str) -> None:
     """Run one step of a run alone: `extract`, or one node of it, such as `extract.model.3`."""
+    from prefprobe.export import copy_outputs
     from prefprobe.progress import Progress
     from prefprobe.runner import Run, run_nodes
 
     study = Run.open(store, run_id)
-    run_nodes(study, study.select(name, shard), Progress())
+    nodes = study.select(name, shard)
+    run_nodes(study, nodes, Progress())
+    if out is not None:
+        copy_outputs(study, nodes, out)
+
+
+@main.command()
+@click.argument("workflow")
+@click.option("--status", required=True, help="How the workflow ended, as Argo says it.")
+@click.option("--failures", default="", help="Argo's list of failed nodes, JSON.")
+@click.option("--run", "run_id", default="", help="The run; empty if it was never started.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
+@_STORE
+def outcome(workflow: str, status: str, failures: str, run_id: str, out: Path | None, store: str) -> None:
+    """Write what became of a workflow to workflows/<WORKFLOW>.html and .json in the store."""
+    from prefprobe.outcome import outcome as outcome_of
+    from prefprobe.outcome import write_outcome
+    from prefprobe.store.objects import ObjectStore
+
+    objects = ObjectStore.open(store)
+    about = outcome_of(objects, workflow, status, run_id, failures)
+    page = write_outcome(objects, about)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, "utf-8")
+    for failure in about["failures"]:
+        click.echo(f"{failure['node']}: {failure['message']}")
+    click.echo(f"{workflow} {status}: {objects.describe(f'workflows/{workflow}.html')}")
 
 
 @main.command()

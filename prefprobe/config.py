@@ -37,7 +37,9 @@ class ModelSettings(Settings):
 class TaskSettings(Settings):
     """Which tasks there are, and how many are measured."""
 
-    sources: list[str] = Field(["demo"], min_length=1, description="`demo`, or JSONL, CSV, Parquet with id and text")
+    sources: list[str] = Field(
+        ["demo"], min_length=1, description="`demo`, a JSONL, CSV or Parquet file with id and text, or store:KEY"
+    )
     n_train: int = Field(ge=10)
     n_eval: int = Field(ge=10)
 
@@ -88,7 +90,9 @@ class ProbeSettings(Settings):
 class ShiftSettings(Settings):
     """The system-prompt experiments."""
 
-    experiments: list[str] = Field(["category", "targeted", "competing", "persona"], description="names or YAML files")
+    experiments: list[str] = Field(
+        ["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
+    )
     comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
     baseline: str = "You are a helpful assistant."
     shards: int = Field(1, ge=1, le=64)
@@ -131,13 +135,13 @@ class Config(BaseSettings):
         return (init_settings,)
 
 
-def load_config(preset: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = None) -> Config:
     """Read a preset, lay the environment and then `overrides` ("a.b=value", YAML values) over it, and validate.
 
-    Raises BadConfig naming the file and the key.
+    With `text` the file is not read: `preset` only names it in errors. Raises BadConfig naming the file and the key.
     """
     try:
-        values = yaml.safe_load(preset.read_text("utf-8"))
+        values = yaml.safe_load(preset.read_text("utf-8") if text is None else text)
     except FileNotFoundError as error:
         raise BadConfig(f"{preset}: no such preset; name a YAML file such as presets/demo.yaml.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,10 +1,12 @@
-"""Activations as one file, in the layout of the seed study."""
+"""Results as files outside the store: activations in the layout of the seed study, or the outputs of a step."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.pipeline import Node
 from prefprobe.runner import Run
 from prefprobe.store.formats import json_bytes, npz_bytes, read_npz, read_parquet
 from prefprobe.store.steps import read_output
@@ -45,3 +47,15 @@ def export_features(run: Run, features: str, out: Path) -> str:
     files[1].write_bytes(json_bytes(rows))
     layers = ", ".join(n.removeprefix("layer_") for n in joined if n != "task_ids")
     return f"{len(ids)} rows, layers {layers}: {files[0]} and {files[1]}"
+
+
+def copy_outputs(run: Run, nodes: Sequence[Node], out: Path) -> None:
+    """Write the outputs of finished nodes below `out`: those of a single node there, of several in a folder each."""
+    for node in nodes:
+        manifest = run.manifest(node)
+        if manifest is None:
+            raise InputMissing(f"{node.id} is not in the store; run `prefprobe step {node.id} --run {run.id}` first.")
+        folder = out if len(nodes) == 1 else out / node.id
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in manifest.outputs:
+            (folder / name).write_bytes(read_output(run.objects, manifest, name))

@@ -3,12 +3,15 @@
 This is the only place that knows the graph. The local runner walks it and the Argo templates are tested against it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from prefprobe.activations.sources import file_digest, source_revision
 from prefprobe.config import Config, ModelSettings
 from prefprobe.shift.prompted import experiment_paths
+from prefprobe.store.objects import ObjectStore
 from prefprobe.tasks.sources import source_path
 
 
@@ -53,7 +56,7 @@ class Node:
     reads: tuple[str, ...] = ()
 
 
-def resolve(config: Config) -> dict[str, str]:
+def resolve(config: Config, objects: ObjectStore) -> dict[str, str]:
     """Pin every source to its content: {what: digest or hub commit}. Raises BadConfig for a source that is not there."""
     pins = {"model": source_revision(config.model.source, config.model.revision)}
     if config.model.adapter:
@@ -63,8 +66,8 @@ def resolve(config: Config) -> dict[str, str]:
         if config.base.adapter:
             pins["base.adapter"] = source_revision(config.base.adapter)
     pins |= {f"encoder.{name}": source_revision(source) for name, source in config.encoders.items()}
-    pins |= {f"tasks.{i}": file_digest(source_path(s)) for i, s in enumerate(config.tasks.sources)}
-    pins |= {f"experiment.{p.stem}": file_digest(p) for p in experiment_paths(config.shift.experiments)}
+    pins |= {f"tasks.{i}": file_digest(source_path(s, objects)) for i, s in enumerate(config.tasks.sources)}
+    pins |= {f"experiment.{p.stem}": file_digest(p) for p in experiment_paths(config.shift.experiments, objects)}
     return dict(sorted(pins.items()))
 
 
@@ -138,7 +141,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         params = {"seed": seed, **config.probes.model_dump(exclude={"permutations"})}
         add("hoo", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
 
-    prompts = {p.stem: pins[f"experiment.{p.stem}"] for p in experiment_paths(config.shift.experiments)}
+    prompts = {stem: pins[f"experiment.{stem}"] for stem in (Path(name).stem for name in config.shift.experiments)}
     prompted = {"experiments": prompts, "baseline": config.shift.baseline, "shards": config.shift.shards}
     shards = range(config.shift.shards)
     measure_params = {
@@ -163,6 +166,11 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     add("shift", params={"seed": seed, "comparisons": config.shift.comparisons, **prompted}, reads=(*moved, *probes))
     add("report", params={"config": config.model_dump(mode="json"), "run": run_id}, reads=tuple(nodes))
     return nodes
+
+
+def fan_out(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
+    """{step: ids of its nodes}, every step named even if a study has no node of it."""
+    return {step: [n.id for n in nodes.values() if n.step.name == step] for step in STEPS}
 
 
 def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""What a person sees of a run, and how a run is asked to stop: bars on a terminal, plain lines anywhere else."""
+"""What a person sees of a run, and how a run is asked to stop: bars on a terminal, plain lines anywhere else.
 
+In a pod of Argo the count also goes to the file that Argo names, and from there to its interface.
+"""
+
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -14,6 +19,7 @@ from rich.progress import Progress as Bars
 from prefprobe.errors import TemporaryFailure
 
 _LINE_EVERY = 10.0  # seconds between plain lines of one step
+_FILE_EVERY = 1.0  # and between counts for Argo, which looks every three seconds
 
 
 class Stopped(TemporaryFailure):
@@ -31,7 +37,8 @@ class Progress:
         self._prefix = ""
         self._unit = ""
         self._total = self._done = self._resumed = 0
-        self._started = self._shown = 0.0
+        self._started = self._shown = self._written = 0.0
+        self._file = os.environ.get("ARGO_PROGRESS_FILE")
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -83,6 +90,7 @@ class Progress:
             if self._bar is not None:
                 self._bars.remove_task(self._bar)
             self._bar = self._bars.add_task(self._prefix, total=total, completed=resumed, rate=self._rate())
+        self._write_count()
         if resumed:
             self.line(f"{self._prefix}  {resumed} of {total} {unit} were already saved")
 
@@ -94,7 +102,14 @@ class Progress:
         elif time.monotonic() - self._shown > _LINE_EVERY:
             self._shown = time.monotonic()
             self.line(f"{self._prefix}  {self._rate()}")
+        if self._done == self._total or time.monotonic() - self._written > _FILE_EVERY:
+            self._write_count()
         self.check_stop()
+
+    def _write_count(self) -> None:
+        if self._file and self._total:
+            self._written = time.monotonic()
+            Path(self._file).write_text(f"{self._done}/{self._total}\n")
 
     def _rate(self) -> str:
         seconds = time.monotonic() - self._started

@@ -45,11 +45,12 @@ class Run:
 
         Nothing is written yet. Raises BadConfig if `run_id` is taken by another config.
         """
-        pins = resolve(config)
+        objects = ObjectStore.open(store)
+        pins = resolve(config, objects)
         settings = config.model_dump(mode="json")
         if run_id is None:
             run_id = f"{config.name}-{sha256(canonical_json({'config': settings, 'pins': pins}))[:8]}"
-        run = cls(ObjectStore.open(store), run_id, config, pins)
+        run = cls(objects, run_id, config, pins)
         saved = run._load()
         if saved is not None and (saved["config"] != settings or saved["pins"] != pins):
             raise BadConfig(
@@ -147,6 +148,16 @@ class Run:
         self._save(node, self._manifests[node.id])
         return self._manifests[node.id], False
 
+    def save(self) -> None:
+        """Put the run into the store, so that `open` finds it."""
+        if not self._saved:
+            self.objects.create(_record(self.id), json_bytes(self._about()))
+            self._saved = True
+
+    def _about(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json")
+        return {"run": self.id, "config": settings, "pins": self.pins, "version": __version__}
+
     def _load(self) -> dict[str, Any] | None:
         if self.objects.size(_record(self.id)) is None:
             return None
@@ -156,22 +167,14 @@ class Run:
     def _save(self, node: Node, manifest: Manifest) -> None:
         # run.json appears with the first result, so that a run that fails on its first input leaves nothing behind; with
         # the report it gets the key of every step, the root of lineage, and the report's files come out of the store
-        record = {
-            "run": self.id,
-            "config": self.config.model_dump(mode="json"),
-            "pins": self.pins,
-            "version": __version__,
-        }
-        if not self._saved:
-            self.objects.create(_record(self.id), json_bytes(record))
-            self._saved = True
+        self.save()
         if node.step.name == "report":
             for name in manifest.outputs:
                 if self.objects.size(f"runs/{self.id}/report/{name}") != manifest.outputs[name].size:
                     self.objects.put(f"runs/{self.id}/report/{name}", read_output(self.objects, manifest, name))
             steps = {name: m.key for name, m in sorted(self._manifests.items())}
-            if self._load() != {**record, "steps": steps}:
-                self.objects.put(_record(self.id), json_bytes({**record, "steps": steps}))
+            if self._load() != {**self._about(), "steps": steps}:
+                self.objects.put(_record(self.id), json_bytes({**self._about(), "steps": steps}))
 
 
 def run_ids(objects: ObjectStore) -> list[str]:

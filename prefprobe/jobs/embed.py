@@ -15,7 +15,7 @@ def run(job: Job) -> Outputs:
     """
     name = job.args["features"]
     if job.args.get("prompted"):
-        prompted = prompted_tasks(job.config.shift)
+        prompted = prompted_tasks(job.config.shift, job.objects)
         rows = [(f"{r.prompt_id}\t{r.task_id}", f"{r.prompt}\n\n{r.text}") for r in prompted]
     else:
         tasks = job.table("tasks", "tasks.parquet").sort_by("id")

@@ -26,7 +26,7 @@ def run(job: Job) -> Outputs:
     if encoder is not None:
         probes = read_npz(job.read(f"probe.{encoder}", "probes.npz"))
         encoder_scores = probe_scores(read_npz(job.read(f"embed.{encoder}.shift", "part-00000.npz")), 0, probes)
-    experiments = load_experiments(experiment_paths(settings.experiments))
+    experiments = load_experiments(experiment_paths(settings.experiments, job.objects))
     behaviour = behavioural_shift(choices, BASELINE, comparisons)
     points = shift_points(experiments, behaviour, scores, BASELINE, encoder_scores)
     statistics = shift_statistics(points, encoder=encoder, seed=job.config.seed)

@@ -13,7 +13,7 @@ def run(job: Job) -> Outputs:
     settings = job.config.shift
     tasks = job.table("tasks", "tasks.parquet")
     texts = dict(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
-    rows = prompted_tasks(settings)
+    rows = prompted_tasks(settings, job.objects)
     check_disjoint(rows, texts)
     utilities, topics = job.table("measure.train", "utilities.parquet"), job.table("topics", "topics.parquet")
     comparisons = comparison_tasks(

@@ -17,7 +17,7 @@ def run(job: Job) -> Outputs:
     from prefprobe.activations.loading import load_model
 
     config = job.config
-    rows = prompted_tasks(config.shift)
+    rows = prompted_tasks(config.shift, job.objects)
     mine = sorted({r.prompt_id for r in rows})[job.args["shard"] :: config.shift.shards]
     prompted = [(f"{r.prompt_id}\t{r.task_id}", r.text, r.prompt) for r in rows if r.prompt_id in mine]
     layer = job.json("probe.model", "probe.json")["targets"]["raw"]["best_layer"]

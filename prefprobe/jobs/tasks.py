@@ -1,15 +1,21 @@
 """tasks: read the sources and freeze disjoint train and eval sets."""
 
+from prefprobe.activations.sources import file_digest
+from prefprobe.errors import BadConfig
 from prefprobe.job import Job, Outputs
 from prefprobe.store.formats import json_bytes, parquet_bytes
 from prefprobe.tasks.sampling import sample_sets, task_set
-from prefprobe.tasks.sources import read_tasks
+from prefprobe.tasks.sources import read_tasks, source_path
 
 
 def run(job: Job) -> Outputs:
     """Writes tasks.parquet (id, text, origin, topic, set) and tasks.json (counts)."""
     settings = job.config.tasks
-    pool = read_tasks(settings.sources)
+    paths = [source_path(source, job.objects) for source in settings.sources]
+    for i, path in enumerate(paths):
+        if file_digest(path) != job.pins[f"tasks.{i}"]:
+            raise BadConfig(f"{settings.sources[i]} has changed since run {job.run_id} was started; start a new run.")
+    pool = read_tasks(paths)
     tasks = sample_sets(pool, settings.n_train, settings.n_eval, job.config.seed)
     counts = {name: len(task_set(tasks, name)) for name in ("train", "eval")}
     return {"tasks.parquet": parquet_bytes(tasks), "tasks.json": json_bytes({"pool": len(pool), **counts})}

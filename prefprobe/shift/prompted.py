@@ -7,6 +7,8 @@ from pathlib import Path
 from prefprobe.config import ShiftSettings
 from prefprobe.errors import BadConfig
 from prefprobe.shift.experiments import builtin_paths, load_experiments
+from prefprobe.store.files import input_file
+from prefprobe.store.objects import ObjectStore
 
 BASELINE = "baseline"
 """The id of the prompt that every other one is compared with, in choices and in scores alike."""
@@ -22,10 +24,10 @@ class PromptedTask:
     text: str
 
 
-def experiment_paths(names: Sequence[str]) -> list[Path]:
-    """The YAML files of a preset's experiments: packaged names, or files of one's own."""
+def experiment_paths(names: Sequence[str], objects: ObjectStore) -> list[Path]:
+    """The YAML files of a preset's experiments: packaged names, or files of one's own, also in the store (`store:KEY`)."""
     packaged = {path.stem: path for path in builtin_paths()}
-    paths = [packaged.get(name, Path(name)) for name in names]
+    paths = [packaged.get(name) or input_file(name, objects) for name in names]
     for path in paths:
         if not path.is_file():
             raise BadConfig(
@@ -34,10 +36,10 @@ def experiment_paths(names: Sequence[str]) -> list[Path]:
     return paths
 
 
-def prompted_tasks(settings: ShiftSettings) -> list[PromptedTask]:
+def prompted_tasks(settings: ShiftSettings, objects: ObjectStore) -> list[PromptedTask]:
     """Every task under every prompt of its experiments and under the baseline, sorted, each once."""
     rows = set()
-    for experiment in load_experiments(experiment_paths(settings.experiments)):
+    for experiment in load_experiments(experiment_paths(settings.experiments, objects)):
         prompts = {p.id: p.text for p in experiment.prompts}
         if BASELINE in prompts:
             raise BadConfig(f"experiment {experiment.name}: the prompt id {BASELINE!r} is reserved; rename the prompt.")

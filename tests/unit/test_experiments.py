@@ -17,6 +17,9 @@ from prefprobe.shift.experiments import (
     on_target,
 )
 from prefprobe.shift.prompted import BASELINE, PromptedTask, check_disjoint, experiment_paths, prompted_tasks
+from prefprobe.store.objects import ObjectStore
+
+STORE = ObjectStore.open("no-store-is-here")
 
 GOOD: dict[str, Any] = {
     "experiment": "tastes",
@@ -202,7 +205,7 @@ def settings(*experiments):
 
 
 def test_every_task_stands_under_every_prompt_and_the_baseline_once(tmp_path):
-    rows = prompted_tasks(settings(write(tmp_path / "b.yaml", other), write(tmp_path / "a.yaml")))
+    rows = prompted_tasks(settings(write(tmp_path / "b.yaml", other), write(tmp_path / "a.yaml")), STORE)
     assert [(r.prompt_id, r.task_id) for r in rows] == [
         *((BASELINE, t) for t in ("t-1", "t-2", "u-1")),
         *((p, t) for p in ("p-1", "p-2", "p-3") for t in ("t-1", "t-2")),
@@ -210,23 +213,33 @@ def test_every_task_stands_under_every_prompt_and_the_baseline_once(tmp_path):
     ]
     assert rows[0] == PromptedTask(BASELINE, "t-1", "You are neutral.", "Add 2 and 2.")
     assert rows[6] == PromptedTask("p-2", "t-2", "You love cats, not math.", "Count {these} cats.")
-    assert rows == prompted_tasks(settings(tmp_path / "a.yaml", tmp_path / "b.yaml"))
+    assert rows == prompted_tasks(settings(tmp_path / "a.yaml", tmp_path / "b.yaml"), STORE)
 
 
 def test_no_prompt_takes_the_name_of_the_baseline(tmp_path):
     path = write(tmp_path / "a.yaml", put("prompts", 2, "id", value=BASELINE))
     with pytest.raises(BadConfig, match=r"experiment pure: the prompt id 'baseline' is reserved; rename the prompt\.$"):
-        prompted_tasks(settings(path))
+        prompted_tasks(settings(path), STORE)
 
 
 def test_experiments_are_packaged_names_or_files(tmp_path):
     mine = write(tmp_path / "a.yaml")
-    assert experiment_paths(["persona", str(mine)]) == [builtin_paths()[3], mine]
+    assert experiment_paths(["persona", str(mine)], STORE) == [builtin_paths()[3], mine]
     for name in ("personas", str(tmp_path)):
         with pytest.raises(
             BadConfig, match=f"{name} is neither a file nor one of category, targeted, competing, persona"
         ):
-            experiment_paths(["persona", name])
+            experiment_paths(["persona", name], STORE)
+
+
+def test_an_experiment_may_lie_in_the_store(tmp_path):
+    store = ObjectStore.open(str(tmp_path / "store"))
+    store.put("inputs/tastes.yaml", write(tmp_path / "a.yaml").read_bytes())
+    mine = settings("store:inputs/tastes.yaml")
+    assert prompted_tasks(mine, store) == prompted_tasks(settings(tmp_path / "a.yaml"), store)
+    assert experiment_paths(mine.experiments, store)[0].stem == "tastes"
+    with pytest.raises(BadConfig, match=r"^store:inputs/no\.yaml: the store \S+ has no such object"):
+        experiment_paths(["store:inputs/no.yaml"], store)
 
 
 def test_shifted_tasks_are_none_of_the_measured():
@@ -241,6 +254,6 @@ def test_shifted_tasks_are_none_of_the_measured():
 
 def test_the_packaged_tasks_are_distinct():
     """In text as in id: each counts as a task of its own in intervals."""
-    rows = prompted_tasks(settings(*BUILTIN))
+    rows = prompted_tasks(settings(*BUILTIN), STORE)
     assert len({r.text for r in rows}) == len({r.task_id for r in rows})
     assert len({r.prompt for r in rows}) == len({r.prompt_id for r in rows})

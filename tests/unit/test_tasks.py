@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefprobe.errors import BadConfig
+from prefprobe.store.objects import ObjectStore
 from prefprobe.tasks.sampling import sample_sets, task_set
-from prefprobe.tasks.sources import Task, read_tasks
+from prefprobe.tasks.sources import DEMO, Task, read_tasks, source_path
 
 ROWS = [
     {"id": "a", "text": "first\u2028line {name}", "topic": "x", "origin": "o"},
@@ -21,19 +22,19 @@ ROWS = [
 ]
 
 
-def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
-    return str(path)
+    return path
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     import csv
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    return str(path)
+    return path
 
 
 def test_three_formats_give_the_same_tasks(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_three_formats_give_the_same_tasks(tmp_path: Path) -> None:
     sources = [
         write_jsonl(tmp_path / "t.jsonl", ROWS),
         write_csv(tmp_path / "t.csv", ROWS),
-        str(tmp_path / "t.parquet"),
+        tmp_path / "t.parquet",
     ]
     first, second, third = (read_tasks([s]) for s in sources)
     assert first == second == third
@@ -77,10 +78,25 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         ("t.jsonl", "row 2: not valid JSON"),
         ("t.txt", "end in"),
         ("t.parquet", "cannot be read"),
-        ("no", "no such"),
     ):
         with pytest.raises(BadConfig, match=expected):
-            read_tasks([str(tmp_path / name)])
+            read_tasks([tmp_path / name])
+
+
+def test_a_source_is_the_packaged_set_a_file_or_an_object_of_the_store(tmp_path: Path) -> None:
+    store = ObjectStore.open(str(tmp_path / "store"))
+    mine = write_jsonl(tmp_path / "mine.jsonl", ROWS)
+    store.put("inputs/mine.jsonl", mine.read_bytes())
+    assert source_path("demo", store) == DEMO
+    stored = source_path("store:inputs/mine.jsonl", store)
+    assert stored.name == "mine.jsonl"  # the name is the origin of tasks that have none
+    assert read_tasks([stored]) == read_tasks([source_path(str(mine), store)])
+
+
+@pytest.mark.parametrize("source", ["no.jsonl", "store:inputs/no.jsonl", "store:../no.jsonl", "store:"])
+def test_a_source_that_is_not_there_is_named(tmp_path: Path, source: str) -> None:
+    with pytest.raises(BadConfig, match=r"^no\.jsonl: no such task file|^store:\S*: the store \S+ has no such object"):
+        source_path(source, ObjectStore.open(str(tmp_path / "store")))
 
 
 def test_the_same_id_in_two_files(tmp_path: Path) -> None:

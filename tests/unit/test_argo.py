@@ -1,0 +1,151 @@
+"""argo/ and the pipeline say the same: graph, images, node kinds, resources, parameters."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prefprobe import __version__
+from prefprobe.config import load_config
+from prefprobe.pipeline import STEPS, graph
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}
+LEAVES = {**dict.fromkeys(("start", "outcome"), "cpu"), **{name: step.node for name, step in STEPS.items()}}
+READ_MODELS = {"start", "embed", "measure", "extract", "shift-measure", "shift-score"}
+ASK_PROVIDERS = {"topics", "measure", "shift-measure"}
+
+
+class Pins(dict[str, str]):
+    """Any source pinned to its own name."""
+
+    def __missing__(self, key: str) -> str:
+        return key
+
+
+def template(name: str) -> dict[str, Any]:
+    spec = TEMPLATES[name]["spec"]
+    (found,) = [t for t in spec["templates"] if t["name"] == name]
+    return dict(found)
+
+
+def dag() -> dict[str, dict[str, Any]]:
+    return {task["name"]: task for task in template("replicate")["dag"]["tasks"]}
+
+
+def parameters(owner: dict[str, Any]) -> dict[str, Any]:
+    return {p["name"]: p.get("value") for p in owner["parameters"]}
+
+
+def test_one_template_for_every_step() -> None:
+    assert set(TEMPLATES) == {*LEAVES, "replicate"}
+    assert all(t["metadata"]["name"] == f"prefprobe-{name}" for name, t in TEMPLATES.items())
+
+
+def test_the_workflow_has_the_graph_of_the_pipeline() -> None:
+    config = load_config(ROOT / "presets" / "demo.yaml", ["base.source=b", "activations.shards=2", "shift.shards=2"])
+    nodes = graph(config, Pins(), "r")
+    reads: dict[str, set[str]] = {name: set() for name in STEPS}
+    for node in nodes.values():
+        reads[node.step.name] |= {nodes[r].step.name for r in node.reads} - {node.step.name}
+    tasks = dag()
+    assert set(tasks) == {"start", *STEPS}
+    written = {name: set(task.get("dependencies", ())) for name, task in tasks.items()}
+    assert written.pop("start") == set()
+    # what reads nothing waits for the run; an encoder's prompted texts are in embed with its tasks, which wait for them
+    assert written == {name: set(found) or {"start"} for name, found in reads.items()}
+
+
+def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
+    config = load_config(ROOT / "presets" / "demo.yaml", ["activations.shards=2", "shift.shards=2"])
+    counts = dict.fromkeys(STEPS, 0)
+    for node in graph(config, Pins(), "r").values():
+        counts[node.step.name] += 1
+    outputs = {p["name"]: p["valueFrom"]["path"] for p in template("start")["outputs"]["parameters"]}
+    for name, task in dag().items():
+        if name == "start":
+            continue
+        assert task["templateRef"] == {"name": f"prefprobe-{name}", "template": name}
+        values = parameters(task["arguments"])
+        assert values.pop("run") == "{{tasks.start.outputs.parameters.run}}"
+        if counts[name] > 1:
+            assert task["withParam"] == f"{{{{tasks.start.outputs.parameters.{name}}}}}", name
+            assert values == {"node": "{{item}}"}
+            assert outputs.pop(name) == f"/data/out/{name}"
+        else:
+            assert "withParam" not in task, name
+            assert values == {}, name
+    assert outputs == {"run": "/data/out/run"}
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_a_leaf_runs_its_own_image_on_its_kind_of_node(name: str) -> None:
+    leaf, node = template(name), LEAVES[name]
+    container, labels = leaf["container"], leaf["metadata"]["labels"]
+    image = "cpu" if name in ("start", "outcome") else name
+    assert container["image"] == f"prefprobe-{image}:{__version__}"
+    assert labels == {
+        "app.kubernetes.io/name": "prefprobe",
+        "app.kubernetes.io/component": name,
+        "prefprobe.io/node": node,
+        "prefprobe.io/network": "api" if name in ASK_PROVIDERS else "hub" if name in READ_MODELS else "store",
+    }
+    limits, requests = container["resources"]["limits"], container["resources"]["requests"]
+    assert set(requests) == {"cpu", "memory"}
+    assert set(limits) == ({"memory", "nvidia.com/gpu"} if node == "gpu" else {"memory"})
+    gpu_only = {"nodeSelector", "tolerations", "synchronization", "pendingTimeout"}
+    assert gpu_only & set(leaf) == (gpu_only if node == "gpu" else set())
+    volumes = {"data"} | ({"models"} if name in READ_MODELS else set()) | ({"shm"} if node == "gpu" else set())
+    assert {v["name"] for v in leaf["volumes"]} == {v["name"] for v in container["volumeMounts"]} == volumes
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_a_leaf_is_restricted_and_knows_only_the_secrets_it_uses(name: str) -> None:
+    leaf = template(name)
+    assert leaf["serviceAccountName"] == "prefprobe"
+    assert leaf["automountServiceAccountToken"] is False
+    assert leaf["executor"] == {"serviceAccountName": "prefprobe-executor"}
+    assert leaf["securityContext"]["runAsUser"] == 10001
+    assert leaf["securityContext"]["runAsNonRoot"] is True
+    assert leaf["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert leaf["container"]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    secrets = {e["secretRef"]["name"] for e in leaf["container"]["envFrom"] if "secretRef" in e}
+    expected = {"prefprobe-s3"}
+    expected |= {"prefprobe-api"} if name in ASK_PROVIDERS else set()
+    expected |= {"prefprobe-hub"} if name in READ_MODELS else set()
+    assert secrets == expected
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_a_leaf_is_retried_by_its_exit_code(name: str) -> None:
+    leaf = template(name)
+    retry = leaf["retryStrategy"]
+    assert retry["retryPolicy"] == "Always"
+    assert "asInt(lastRetry.exitCode) in [75, 137, 143]" in retry["expression"]
+    assert "lastRetry.status == 'Error'" in retry["expression"]
+    assert leaf["activeDeadlineSeconds"] > 0
+    assert not {"daemon", "memoize"} & set(leaf)
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_a_step_runs_alone(name: str) -> None:
+    spec = TEMPLATES[name]["spec"]
+    assert spec["entrypoint"] == name
+    assert parameters(spec["arguments"]) == {"run": None, "node": name}
+    assert parameters(template(name)["inputs"]) == {"run": None, "node": name}
+    args = template(name)["container"]["args"]
+    assert args[:4] == ["step", "{{inputs.parameters.node}}", "--run", "{{inputs.parameters.run}}"]
+
+
+def test_the_presets_are_the_models_to_choose_from() -> None:
+    spec = TEMPLATES["replicate"]["spec"]
+    by_name = {p["name"]: p for p in spec["arguments"]["parameters"]}
+    assert set(by_name["model"]["enum"]) == {p.stem for p in (ROOT / "presets").glob("*.yaml")}
+    assert all(p["description"] and "value" in p for p in by_name.values())
+    submitted = yaml.safe_load((ROOT / "argo" / "replicate.yaml").read_text("utf-8"))
+    assert submitted["spec"] == {"workflowTemplateRef": {"name": "prefprobe-replicate"}}
