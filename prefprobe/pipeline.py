@@ -33,7 +33,7 @@ STEPS = {
         Step("topics", "cpu", 1, "give every task its topic"),
         Step("measure", "gpu", 1, "measure choices under active learning, fit utilities"),
         Step("extract", "gpu", 2, "activations at the last prompt token"),
-        Step("embed", "cpu", 1, "features that are not a model's: encoders, random vectors"),
+        Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
         Step("probe", "cpu", 1, "ridge probes, tested on held-out tasks"),
         Step("hoo", "cpu", 1, "probes tested on topics they never saw"),
         Step("shift-measure", "gpu", 1, "choices under system prompts"),

@@ -108,12 +108,12 @@ def test_outcome_tells_what_failed_and_what_to_do(
     failures = [
         failed("extract(1:extract.model.1)(2)", "main: Error (exit code 75): second", "2026-01-01T00:00:02Z"),
         failed("extract(1:extract.model.1)(0)", "main: Error (exit code 75): first", "2026-01-01T00:00:01Z"),
-        failed("extract(1:extract.model.1)", "No more retries left"),
-        failed("extract", "children failed"),
+        failed("extract(1:extract.model.1)", "retryStrategy.expression evaluated to false"),
+        failed("extract", ""),
         failed("replicate-x", "child 'replicate-x-1' failed"),
         failed("shift(0)", f"main: Error (exit code 78): {sentence}"),
         failed("probe(0:probe.model)(0)", "main: OOMKilled (exit code 137)"),
-        failed("hoo(0:hoo.model)", "Pod was active on the node longer than the specified deadline"),
+        failed("hoo(0:hoo.model)(0)", "Pod was active on the node longer than the specified deadline"),
     ]
     text = json.dumps(failures)
     args = ["--status", "Failed", "--run", "mine", "--failures", json.dumps(text) if quoted else text]
@@ -131,6 +131,15 @@ def test_outcome_tells_what_failed_and_what_to_do(
     assert "no &lt;such&gt; file" in page
     assert "<script" not in page
     assert f"shift: {sentence}" in capsys.readouterr().out
+
+
+def test_outcome_tells_of_a_workflow_that_failed_without_a_pod(tmp_path: Path) -> None:
+    failures = json.dumps([failed("tasks", "template reference prefprobe-tasks.tasks not found"), failed("w", "")])
+    assert call("outcome", "w", "--status", "Error", "--failures", failures, "--store", tmp_path / "store") == 0
+    record = read_json(ObjectStore.open(str(tmp_path / "store")).get("workflows/w.json"))
+    assert [(f["node"], f["message"]) for f in record["failures"]] == [
+        ("tasks", "template reference prefprobe-tasks.tasks not found")
+    ]
 
 
 @pytest.mark.parametrize("failures", ["", "null", "[]", "no JSON"])

@@ -27,6 +27,11 @@ def test_every_job_imports_without_torch(step: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_encoder_imports_without_torch() -> None:  # which the job embed imports only when it has a text to embed
+    done = python(f"{BLOCK}\nimport prefprobe.activations.embeddings")
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nsys.argv = ['prefprobe', '--help']\nfrom prefprobe.cli import main\n"

@@ -1,0 +1,299 @@
+"""What each value does, and that it does nothing else."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from prefprobe import __version__
+from prefprobe.pipeline import STEPS
+from tests.chart.rendering import CHART as CHART_FOLDER
+from tests.chart.rendering import KIND, NAMESPACE, Objects, leaves, parse, pod, render, run, source_leaves, tool
+
+GPU = {name for name, step in STEPS.items() if step.node == "gpu"}
+CPU = {*STEPS, "start", "outcome"} - GPU
+READ_MODELS = GPU | {"start", "embed"}
+DIGEST = "sha256:" + "a" * 64
+Leaf = dict[str, Any]
+
+
+def changed(values: Mapping[str, Any], change: Callable[[str, Leaf], None]) -> None:
+    """Assert that the values make this change to the templates of steps, and none besides."""
+    expected = leaves(render({}))
+    for name, leaf in expected.items():
+        change(name, leaf)
+    assert leaves(render(values)) == expected
+
+
+def images(values: Mapping[str, Any]) -> dict[str, str]:
+    objects = render(values)
+    found = {name: leaf["container"]["image"] for name, leaf in leaves(objects).items()}
+    found["test"] = objects["Pod", "prefprobe-test"]["spec"]["containers"][0]["image"]
+    if ("StatefulSet", "prefprobe-seaweedfs") in objects:
+        store = objects["StatefulSet", "prefprobe-seaweedfs"]["spec"]["template"]["spec"]
+        found["seaweedfs"] = store["containers"][0]["image"]
+    return found
+
+
+def test_every_step_has_its_own_image() -> None:
+    own = {name: f"prefprobe-{name}:{__version__}" for name in STEPS}
+    base = dict.fromkeys(("start", "outcome", "test"), f"prefprobe-cpu:{__version__}")
+    assert images({}) == own | base
+    assert images({"devStore": {"enabled": True}})["seaweedfs"] == f"prefprobe-seaweedfs:{__version__}"
+
+
+@pytest.mark.parametrize("registry", ["registry.example:5000/team", "registry.example:5000/team/"])
+def test_registry_tag_digests_and_overrides(registry: str) -> None:
+    given = {
+        "registry": registry,
+        "tag": "0.2.0-rc.1",
+        "digests": {"prefprobe-cpu": DIGEST, "prefprobe-probe": DIGEST},
+        "overrides": {"extract": "other/extract:test", "outcome": f"other/cpu@{DIGEST}", "seaweedfs": "weed:4"},
+    }
+    found = images({"images": given, "devStore": {"enabled": True}})
+    prefix = "registry.example:5000/team"
+    assert found.pop("extract") == "other/extract:test"
+    assert found.pop("outcome") == f"other/cpu@{DIGEST}"
+    assert found.pop("seaweedfs") == "weed:4"
+    assert found.pop("start") == found.pop("test") == f"{prefix}/prefprobe-cpu@{DIGEST}"
+    assert found.pop("probe") == f"{prefix}/prefprobe-probe@{DIGEST}"
+    assert found == {name: f"{prefix}/prefprobe-{name}:0.2.0-rc.1" for name in found}
+
+
+def test_pull_policy_and_pull_secrets() -> None:
+    objects = render({"images": {"pullPolicy": "Always", "pullSecrets": ["a", "b"]}, "devStore": {"enabled": True}})
+    account = objects["ServiceAccount", "prefprobe"]
+    assert account["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    found = [leaf["container"] for leaf in leaves(objects).values()]
+    found += objects["Pod", "prefprobe-test"]["spec"]["containers"]
+    found += objects["StatefulSet", "prefprobe-seaweedfs"]["spec"]["template"]["spec"]["containers"]
+    assert {container["imagePullPolicy"] for container in found} == {"Always"}
+
+
+def test_a_gpu_is_chosen_for_gpu_steps_only() -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        if name in GPU:
+            leaf["nodeSelector"] = {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.product": "NVIDIA-H200"}
+
+    changed({"gpu": {"product": "NVIDIA-H200"}}, change)
+
+    def elsewhere(name: str, leaf: Leaf) -> None:
+        if name in GPU:
+            leaf["nodeSelector"] = {"cloud.example/accelerator": "h200", "nvidia.com/gpu.product": "NVIDIA-H200"}
+
+    changed({"gpu": {"product": "NVIDIA-H200", "nodeSelector": {"cloud.example/accelerator": "h200"}}}, elsewhere)
+
+
+def test_tolerations_are_added_for_gpu_steps_only() -> None:
+    mine = {"key": "team", "operator": "Exists"}
+
+    def change(name: str, leaf: Leaf) -> None:
+        if name in GPU:
+            leaf["tolerations"].append(mine)
+
+    changed({"gpu": {"tolerations": [mine]}}, change)
+
+
+def test_a_runtime_class_is_for_gpu_pods_only() -> None:
+    found = {name: pod(leaf)["spec"] for name, leaf in leaves(render({"gpu": {"runtimeClassName": "nvidia"}})).items()}
+    for name, leaf in source_leaves().items():
+        plain = pod(leaf)["spec"]
+        assert found[name].get("runtimeClassName") == ("nvidia" if name in GPU else None)
+        assert found[name]["terminationGracePeriodSeconds"] == plain["terminationGracePeriodSeconds"]
+
+
+def test_kueue_queues_gpu_pods_only() -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        if name in GPU:
+            leaf["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
+
+    changed({"kueue": {"queue": "gpus"}}, change)
+
+
+@pytest.mark.parametrize(("node", "names"), [("cpu", CPU), ("gpu", GPU)])
+def test_priority(node: str, names: set[str]) -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        if name in names:
+            leaf["priorityClassName"] = "mine"
+
+    changed({"priority": {node: "mine"}}, change)
+
+
+@pytest.mark.parametrize(("node", "names"), [("cpu", CPU), ("gpu", GPU)])
+def test_resources_of_a_kind_of_node_go_over_the_files(node: str, names: set[str]) -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        if name in names:
+            leaf["container"]["resources"]["requests"]["cpu"] = "50m"
+            leaf["container"]["resources"]["limits"]["ephemeral-storage"] = "10Gi"
+
+    changed({"resources": {node: {"requests": {"cpu": "50m"}, "limits": {"ephemeral-storage": "10Gi"}}}}, change)
+
+
+def test_resources_of_a_step_go_over_those_of_its_kind() -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        if name in GPU:
+            leaf["container"]["resources"]["limits"] |= {"nvidia.com/gpu": 4 if name == "extract" else 2}
+        if name == "hoo":
+            leaf["container"]["resources"]["requests"]["memory"] = "64Gi"
+
+    two, four = ({"limits": {"nvidia.com/gpu": n}} for n in (2, 4))
+    steps = {"extract": four, "hoo": {"requests": {"memory": "64Gi"}}}
+    changed({"resources": {"gpu": two, "steps": steps}}, change)
+
+
+def test_models_in_a_claim() -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        for volume in leaf["volumes"]:
+            if volume["name"] == "models":
+                del volume["emptyDir"]
+                volume["persistentVolumeClaim"] = {"claimName": "cache"}
+
+    changed({"models": {"type": "pvc", "pvc": {"claimName": "cache"}}}, change)
+
+
+def test_models_from_an_image_where_models_are_read() -> None:
+    found = leaves(
+        render({"models": {"type": "image", "image": "r.example/models:1"}, "images": {"pullPolicy": "Never"}})
+    )
+    for name, leaf in found.items():
+        assert ("initContainers" in leaf) == (name in READ_MODELS), name
+        if name in READ_MODELS:
+            (copy,) = leaf["initContainers"]
+            assert (copy["image"], copy["imagePullPolicy"]) == ("r.example/models:1", "Never")
+            assert copy["command"] == ["cp", "-R", "/models/.", "/copy/"]
+            assert copy["volumeMounts"] == [{"name": "models", "mountPath": "/copy"}]
+            assert {"name": "models", "emptyDir": {}} in leaf["volumes"]
+            assert {"name": "models", "mountPath": "/models"} in leaf["container"]["volumeMounts"]
+
+
+def test_labels_and_annotations_of_pods() -> None:
+    def change(name: str, leaf: Leaf) -> None:
+        leaf["metadata"]["labels"]["team"] = "a"
+        leaf["metadata"]["annotations"] = {"note": "b"}
+
+    given = {"team": "a", "app.kubernetes.io/name": "not-theirs-to-change"}
+    changed({"podLabels": given, "podAnnotations": {"note": "b"}}, change)
+
+
+def test_gpus_at_once() -> None:
+    assert render({})["ConfigMap", "prefprobe-limits"]["data"] == {"gpus": "4"}
+    assert render({"gpu": {"limit": 16}})["ConfigMap", "prefprobe-limits"]["data"] == {"gpus": "16"}
+
+
+def environment(objects: Objects) -> dict[str, str]:
+    return dict(objects["ConfigMap", "prefprobe"]["data"])
+
+
+def artifacts(objects: Objects) -> dict[str, Any]:
+    return dict(yaml.safe_load(objects["ConfigMap", "prefprobe-artifacts"]["data"]["s3"])["s3"])
+
+
+def test_the_store_on_aws() -> None:
+    objects = render({"store": {"region": "eu-central-1"}})
+    assert environment(objects) == {"PREFPROBE_STORE": "s3://bucket/prefix", "AWS_REGION": "eu-central-1"}
+    assert artifacts(objects) == {
+        "endpoint": "s3.amazonaws.com",
+        "insecure": False,
+        "region": "eu-central-1",
+        "bucket": "bucket",
+        "keyFormat": "prefix/argo/{{workflow.name}}/{{pod.name}}",
+        "accessKeySecret": {"name": "keys", "key": "AWS_ACCESS_KEY_ID"},
+        "secretKeySecret": {"name": "keys", "key": "AWS_SECRET_ACCESS_KEY"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "insecure"),
+    [("http://minio.minio.svc:9000", "minio.minio.svc:9000", True), ("https://s3.example/", "s3.example", False)],
+)
+def test_the_store_on_another_server(endpoint: str, host: str, insecure: bool) -> None:
+    objects = render({"store": {"url": "s3://My_Bucket", "endpoint": endpoint}})
+    assert environment(objects)["AWS_ENDPOINT_URL"].rstrip("/") == endpoint.rstrip("/")
+    found = artifacts(objects)
+    assert (found["endpoint"], found["insecure"], found["bucket"]) == (host, insecure, "My_Bucket")
+    assert found["keyFormat"] == "argo/{{workflow.name}}/{{pod.name}}"
+
+
+def test_a_cloud_identity() -> None:
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/r"}
+    objects = render({"store": {"existingSecret": ""}, "serviceAccount": {"annotations": role}})
+    assert objects["ServiceAccount", "prefprobe"]["metadata"]["annotations"] == role
+    assert "annotations" not in objects["ServiceAccount", "prefprobe-executor"]["metadata"]
+    assert artifacts(objects)["useSDKCreds"] is True
+    assert not {"accessKeySecret", "secretKeySecret"} & set(artifacts(objects))
+
+
+def test_a_quota_and_what_argos_containers_get_under_it() -> None:
+    objects = render({"quota": {"enabled": True, "hard": {"pods": 7, "requests.nvidia.com/gpu": "2"}}})
+    hard = objects["ResourceQuota", "prefprobe"]["spec"]["hard"]
+    assert (hard["pods"], hard["requests.nvidia.com/gpu"]) == (7, "2")
+    (limits,) = objects["LimitRange", "prefprobe"]["spec"]["limits"]
+    assert set(limits["defaultRequest"]) == {"cpu", "memory"}
+    assert set(limits["default"]) == {"memory"}, "a limit of cpu would lie below what steps request"
+
+
+def test_a_store_to_try_things_out() -> None:
+    objects = render({"devStore": {"enabled": True}})
+    where = f"prefprobe-seaweedfs.{NAMESPACE}.svc:8333"
+    assert environment(objects)["AWS_ENDPOINT_URL"] == f"http://{where}"
+    assert (artifacts(objects)["endpoint"], artifacts(objects)["insecure"]) == (where, True)
+    store = objects["StatefulSet", "prefprobe-seaweedfs"]["spec"]
+    service = objects["Service", "prefprobe-seaweedfs"]["spec"]
+    assert service["selector"] == store["selector"]["matchLabels"] == store["template"]["metadata"]["labels"]
+    assert service["ports"] == [{"name": "s3", "port": 8333, "targetPort": "s3"}]
+    spec = store["template"]["spec"]
+    assert spec["containers"][0]["ports"] == [{"name": "s3", "containerPort": 8333}]
+    assert "-bucket=bucket" in spec["containers"][0]["args"]
+    assert {"name": "data", "emptyDir": {}} in spec["volumes"]
+    assert "volumeClaimTemplates" not in store
+    assert store["updateStrategy"] == {"rollingUpdate": {"partition": 1}}
+
+
+def test_that_store_on_a_volume() -> None:
+    objects = render({"devStore": {"enabled": True, "storageClass": "fast", "size": "5Gi"}})
+    store = objects["StatefulSet", "prefprobe-seaweedfs"]["spec"]
+    assert [v["name"] for v in store["template"]["spec"]["volumes"]] == ["tmp"]
+    (claim,) = store["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "5Gi"
+
+
+def test_the_test_pod_is_gone_after_the_test_and_its_words_are_not() -> None:
+    test = render({})["Pod", "prefprobe-test"]
+    assert test["metadata"]["annotations"] == {
+        "helm.sh/hook": "test",
+        "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded,hook-failed",
+        "helm.sh/hook-output-log-policy": "hook-succeeded,hook-failed",
+    }
+    assert test["spec"]["containers"][0]["command"] == ["python3", "-m", "prefprobe.store.check"]
+
+
+def test_the_values_for_kind() -> None:
+    done = run(tool("helm"), "template", "prefprobe", CHART_FOLDER, "-n", NAMESPACE, "-f", KIND)
+    objects = parse(done.stdout)
+    assert environment(objects)["PREFPROBE_STORE"] == "s3://prefprobe/study"
+    for name, leaf in leaves(objects).items():
+        resources = leaf["container"]["resources"]
+        assert leaf["container"]["imagePullPolicy"] == "Never"
+        if name in GPU:
+            assert resources["requests"] == {"cpu": "100m", "memory": "1Gi"}
+            assert resources["limits"] == {"memory": "4Gi", "nvidia.com/gpu": 1}
+            assert leaf["nodeSelector"]["nvidia.com/gpu.product"] == "NVIDIA-H100-80GB-HBM3"
+        else:
+            assert resources == {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}
+        assert ("initContainers" in leaf) == (name in READ_MODELS)
+
+
+def test_the_notes_name_the_next_commands() -> None:
+    given = ("--set", "store.url=s3://bucket/p,store.existingSecret=keys", "--dry-run=client")
+    notes = run(tool("helm"), "install", "mine", CHART_FOLDER, "-n", "team", *given).stdout.partition("NOTES:")[2]
+    for line in (
+        "helm test mine -n team",
+        "argo submit -n team --from workflowtemplate/prefprobe-replicate -p model=demo",
+        "argo watch -n team @latest",
+        "s3://bucket/p/runs/RUN/report/index.html",
+        "Network policies cannot name the store's host",
+    ):
+        assert line in notes, line
+    assert "cloud identity" not in notes

@@ -1,0 +1,380 @@
+"""What the product promises on a cluster, shown on one. The tests are in the order of a user's first day."""
+
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prefprobe import __version__
+from prefprobe.pipeline import STEPS
+from tests.kind.conftest import BUCKET, CPU_STEPS, GPU_STEPS, NAMESPACE, ROOT, Cluster, Release, wait_for
+
+SMALL = {
+    "untrained": False,
+    "tasks.n_train": 60,
+    "tasks.n_eval": 36,
+    "train.initial_degree": 3,
+    "train.batch": 8,
+    "train.max_rounds": 2,
+    "eval.initial_degree": 3,
+    "eval.batch": 8,
+    "eval.max_rounds": 2,
+    "choices.part": 32,
+    "activations.fractions": [0.3, 0.6],
+    "activations.shards": 3,
+    "activations.part": 4,
+    "probes.permutations": 5,
+    "shift.experiments": ["persona"],
+    "shift.comparisons": 2,
+    "shift.shards": 2,
+}
+STORE = f"s3://{BUCKET}/study"
+
+
+def small(**other: Any) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in (SMALL | other).items()]
+
+
+def submit(cluster: Cluster, *extra: str, **other: Any) -> str:
+    return cluster.submit(ROOT / "argo" / "replicate.yaml", "-p", "model=demo", "-p", "set=" + "\n".join(small(**other)), *extra)
+
+
+def pods(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The pod nodes of a workflow by node id; of several attempts the last."""
+    found = {}
+    for node in sorted(workflow["status"]["nodes"].values(), key=lambda n: n["startedAt"]):
+        if node["type"] == "Pod":
+            given = {p["name"]: p.get("value") for p in node.get("inputs", {}).get("parameters", [])}
+            found[given.get("node") or node["templateRef"]["template"]] = node
+    return found
+
+
+def attempts(workflow: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """All pods of a node, in time."""
+    nodes = [n for n in workflow["status"]["nodes"].values() if n["type"] == "Pod"]
+    mine = [n for n in nodes if {"name": "node", "value": name} in n.get("inputs", {}).get("parameters", [])]
+    return sorted(mine, key=lambda n: n["startedAt"])
+
+
+def run_of(workflow: dict[str, Any]) -> str:
+    found = {p["name"]: p["value"] for p in pods(workflow)["start"]["outputs"]["parameters"]}
+    return str(found["run"])
+
+
+def verdict(release: Release, store: str, workflow: dict[str, Any]) -> bytes:
+    return release.object(store, f"runs/{run_of(workflow)}/report/verdict.json")
+
+
+def seconds(workflow: dict[str, Any]) -> float:
+    status = workflow["status"]
+    return (instant(status["finishedAt"]) - instant(status["startedAt"])).total_seconds()
+
+
+def instant(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@pytest.fixture(scope="session")
+def local(release: Release) -> tuple[bytes, str]:
+    """The verdict of the same study run on this machine, and its log."""
+    overrides = [word for value in small() for word in ("--set", value)]
+    log = release.prefprobe("run", ROOT / "presets" / "demo.yaml", *overrides, "--store", f"s3://{BUCKET}/local")
+    (key,) = [k for k in release.keys(f"s3://{BUCKET}/local", "runs") if k.endswith("/report/verdict.json")]
+    return release.object(f"s3://{BUCKET}/local", key), log
+
+
+@pytest.fixture(scope="session")
+def first(cluster: Cluster, release: Release) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """The first workflow, its pods as Kubernetes saw them, and what a look into a running main container gave."""
+    name = submit(cluster)
+    seen: dict[str, dict[str, Any]] = {}
+    looked = ""
+
+    def ended() -> bool:
+        nonlocal looked
+        for pod in cluster.get("pods", "-l", f"workflows.argoproj.io/workflow={name}"):
+            seen[pod["metadata"]["name"]] = pod
+            component, phase = pod["metadata"]["labels"]["app.kubernetes.io/component"], pod["status"]["phase"]
+            if not looked and component == "measure" and phase == "Running":
+                looked = cluster.kubectl("exec", pod["metadata"]["name"], "-c", "main", "--", "python3", "-c", LOOK, check=False)
+        return bool(cluster.workflow(name).get("status", {}).get("finishedAt"))
+
+    wait_for(ended, 900, name)
+    return cluster.workflow(name), list(seen.values()), looked
+
+
+LOOK = """
+import json, os, pathlib
+def writable(path):
+    try:
+        (pathlib.Path(path) / "probe").write_text("x")
+        return True
+    except OSError:
+        return False
+print(json.dumps({
+    "uid": os.getuid(),
+    "token": os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+    "writable": [p for p in ("/", "/opt", "/opt/venv", "/presets", "/etc", "/usr", "/var", "/root", "/home", "/data", "/tmp") if writable(p)],
+    "caps": [l.split()[1] for l in open("/proc/1/status") if l.startswith("CapEff")][0],
+}))
+"""
+
+
+def test_the_chart_installs_into_a_restricted_namespace_and_tests_itself(cluster: Cluster, release: Release) -> None:
+    labels = cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    said = cluster.helm("test", "prefprobe", "--logs")
+    assert re.search(r"Phase:\s+Succeeded", said), said
+    assert cluster.argo("template", "list").count("prefprobe-") == len(STEPS) + 3
+
+
+def test_the_study_replicates_as_it_does_on_a_laptop(
+    first: tuple[dict[str, Any], list[dict[str, Any]], str], local: tuple[bytes, str], release: Release
+) -> None:
+    workflow, _, _ = first
+    assert workflow["status"]["phase"] == "Succeeded", workflow["status"].get("message")
+    assert verdict(release, STORE, workflow) == local[0]
+
+
+def test_every_step_ran_in_its_own_image_on_its_kind_of_node(
+    cluster: Cluster, first: tuple[dict[str, Any], list[dict[str, Any]], str]
+) -> None:
+    workflow, seen, _ = first
+    images: dict[str, set[str]] = {}
+    for pod in seen:
+        labels = pod["metadata"]["labels"]
+        (main,) = [c for c in pod["spec"]["containers"] if c["name"] == "main"]
+        images.setdefault(labels["app.kubernetes.io/component"], set()).add(main["image"])
+        expected = cluster.gpu_node if labels["prefprobe.io/node"] == "gpu" else cluster.cpu_node
+        assert pod["spec"]["nodeName"] == expected, pod["metadata"]["name"]
+        assert ("nvidia.com/gpu" in main["resources"]["limits"]) == (expected == cluster.gpu_node)
+    assert {c for c in images if c in GPU_STEPS} == set(GPU_STEPS)
+    assert {c for c in images if c in CPU_STEPS} == set(CPU_STEPS)
+    assert all(images[step] == {f"prefprobe-{step}:{__version__}"} for step in STEPS)
+    names = {name for name in pods(workflow) if name.startswith("extract.")}
+    assert names == {f"extract.model.{k}" for k in range(3)}
+    assert all(n.get("hostNodeName") for n in pods(workflow).values())
+
+
+def test_shards_ran_side_by_side(first: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
+    found = pods(first[0])
+    for step in ("extract.model", "shift-measure", "shift-score"):
+        a, b = found[f"{step}.0"], found[f"{step}.1"]
+        assert max(instant(a["startedAt"]), instant(b["startedAt"])) < min(instant(a["finishedAt"]), instant(b["finishedAt"])), step
+
+
+def test_pods_counted_their_progress_for_argo(first: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
+    found = pods(first[0])
+    for name in ("measure.train", "extract.model.0", "shift-measure.0"):
+        done, _, total = found[name]["progress"].partition("/")
+        assert done == total, name
+        assert int(total) > 1, name
+
+
+def test_main_has_no_token_and_writes_only_where_it_may(first: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
+    _, seen, looked = first
+    inside = json.loads(looked.strip().splitlines()[-1])
+    assert inside == {"uid": 10001, "token": False, "writable": ["/data"], "caps": "0000000000000000"}
+    for pod in seen:
+        for container in pod["spec"]["containers"]:
+            mounts = [m["mountPath"] for m in container.get("volumeMounts", [])]
+            has_token = any("serviceaccount" in m for m in mounts)
+            assert has_token == (container["name"] == "wait"), (pod["metadata"]["name"], container["name"])
+
+
+def test_the_report_is_an_artifact_and_the_outcome_is_written(
+    first: tuple[dict[str, Any], list[dict[str, Any]], str], release: Release
+) -> None:
+    workflow = first[0]
+    found = pods(workflow)
+    (artifact,) = [a for a in found["report"]["outputs"]["artifacts"] if a["name"] == "report"]
+    page = release.object(f"s3://{BUCKET}", artifact["s3"]["key"])
+    assert page == release.object(STORE, f"runs/{run_of(workflow)}/report/index.html")
+    assert b"<script" not in page
+    record = json.loads(release.object(STORE, f"workflows/{workflow['metadata']['name']}.json"))
+    assert (record["status"], record["run"], record["failures"]) == ("Succeeded", run_of(workflow), [])
+    assert {s["state"] for s in record["steps"]} == {"done"}
+
+
+def test_again_is_all_cache_hits(
+    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str]
+) -> None:
+    again = cluster.ended(submit(cluster))
+    assert again["status"]["phase"] == "Succeeded"
+    assert run_of(again) == run_of(first[0])
+    assert seconds(again) < 0.7 * seconds(first[0])
+    log = cluster.argo("logs", again["metadata"]["name"])
+    steps = [line for line in log.splitlines() if re.search(r"\[\d+/\d+\] ", line)]
+    assert steps
+    assert all(line.endswith("cached") for line in steps), "\n".join(steps)
+
+
+def test_a_laptop_goes_on_from_the_clusters_store_and_the_other_way_round(
+    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str], local: tuple[bytes, str]
+) -> None:
+    overrides = [word for value in small() for word in ("--set", value)]
+    log = release.prefprobe("run", ROOT / "presets" / "demo.yaml", *overrides, "--store", STORE)
+    assert log.count("cached") == len(re.findall(r"\[ *\d+/\d+\] ", log)) > 20
+    status = release.prefprobe("status", "--run", run_of(first[0]), "--store", STORE)
+    total = len(re.findall(r"\[ *\d+/\d+\] ", log))
+    assert f"{total} of {total} steps are done" in status
+    release.upgrade("--set", f"store.url=s3://{BUCKET}/local")
+    there = cluster.ended(submit(cluster))
+    log = cluster.argo("logs", there["metadata"]["name"])
+    steps = [line for line in log.splitlines() if re.search(r"\[\d+/\d+\] ", line)]
+    assert all(line.endswith("cached") for line in steps), "\n".join(steps)
+    release.upgrade()
+
+
+def test_one_step_runs_alone_and_names_the_step_it_misses(
+    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str]
+) -> None:
+    run = run_of(first[0])
+    name = cluster.submit("--from", "workflowtemplate/prefprobe-probe", "--entrypoint", "probe", "-p", f"run={run}")
+    alone = cluster.ended(name)
+    assert alone["status"]["phase"] == "Succeeded"
+    assert list(pods(alone)) == ["probe"]
+    assert "probe.model" in cluster.argo("logs", name)
+
+    overrides = "\n".join(small(seed=11))
+    release.prefprobe("start", ROOT / "presets" / "demo.yaml", "--set", overrides, "--run", "empty", "--store", STORE)
+    name = cluster.submit("--from", "workflowtemplate/prefprobe-probe", "--entrypoint", "probe", "-p", "run=empty")
+    missing = cluster.ended(name)
+    assert missing["status"]["phase"] == "Failed"
+    (node,) = pods(missing).values()
+    assert node["outputs"]["exitCode"] == "66"
+    assert "run `prefprobe step measure.train --run empty" in node["message"]
+    name = cluster.submit("--from", "workflowtemplate/prefprobe-probe", "--entrypoint", "probe", "-p", "run=unknown")
+    (node,) = pods(cluster.ended(name)).values()
+    assert "no run unknown in" in node["message"]
+
+
+def test_faults_of_every_kind_end_in_the_same_verdict(cluster: Cluster, release: Release, local: tuple[bytes, str]) -> None:
+    """Out of memory, exit 75 twice, a pod deleted in mid-extraction, the controller restarted, the object store gone for
+    30 seconds and then restarted: all in one run in an empty store."""
+    store = f"s3://{BUCKET}/faults"
+    release.upgrade("--set", f"store.url={store}", "--set", "images.overrides.extract=prefprobe-extract-faulty:test")
+    release.put(store, "faults/extract.model.0", b'["oom"]')
+    release.put(store, "faults/extract.model.1", b"[75, 75]")
+    name = submit(cluster)
+    deleted: list[str] = []
+
+    def delete_in_mid_extraction() -> None:
+        pod = wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2")
+        wait_for(lambda: parts(release, store) > 0, 300, "a part of an extraction")
+        deleted.append(cluster.kubectl("delete", "pod", pod, "--wait=false"))
+
+    def restart_the_controller() -> None:
+        wait_for(lambda: pod_of(cluster, name, "measure.train"), 600, "a pod of measure.train")
+        cluster.run("kubectl", "-n", "argo", "delete", "pod", "-l", "app=workflow-controller", "--wait=false")
+
+    def stop_the_store() -> None:
+        wait_for(lambda: pod_of(cluster, name, "shift-measure.0"), 900, "a pod of shift-measure.0")
+        for signal, pause in (("STOP", 30), ("KILL", 0)):
+            cluster.run("docker", "exec", cluster.cpu_node, "pkill", f"-{signal}", "-x", "weed")
+            time.sleep(pause)
+
+    with ThreadPoolExecutor() as pool:
+        faults = [pool.submit(f) for f in (delete_in_mid_extraction, restart_the_controller, stop_the_store)]
+        workflow = cluster.ended(name, minutes=20)
+        for fault in faults:
+            fault.result(timeout=60)
+    assert workflow["status"]["phase"] == "Succeeded", workflow["status"].get("message")
+    cluster.kubectl("rollout", "status", "statefulset/prefprobe-seaweedfs", "--timeout", "60s")
+    assert [a.get("outputs", {}).get("exitCode") for a in attempts(workflow, "extract.model.1")] == ["75", "75", "0"]
+    assert "OOMKilled" in attempts(workflow, "extract.model.0")[0]["message"]
+    assert len(attempts(workflow, "extract.model.2")) == 2
+    assert verdict(release, store, workflow) == local[0]
+    overrides = [word for value in small() for word in ("--set", value)]
+    log = release.prefprobe("run", ROOT / "presets" / "demo.yaml", *overrides, "--store", store)  # every digest is checked
+    assert log.count("cached") > 20
+
+
+def pod_of(cluster: Cluster, workflow: str, node: str) -> str | None:
+    """The name of the running pod of a node."""
+    for pod in cluster.get("pods", "-l", f"workflows.argoproj.io/workflow={workflow}"):
+        (main,) = [c for c in pod["spec"]["containers"] if c["name"] == "main"]
+        if pod["status"]["phase"] == "Running" and node in main["args"]:
+            return str(pod["metadata"]["name"])
+    return None
+
+
+def parts(release: Release, store: str) -> int:
+    return sum("/parts/" in key for key in release.keys(store, "steps/extract"))
+
+
+def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_must(
+    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str]
+) -> None:
+    other = {"activations.fractions": [0.2, 0.5]}
+    release.upgrade("--set", "images.overrides.extract=prefprobe-extract-faulty:test")
+    release.put(STORE, "faults/extract.model.1", b"[78]")
+    name = submit(cluster, **other)
+    failed = cluster.ended(name)
+    assert failed["status"]["phase"] == "Failed"
+    sentence = "a fault of extract.model.1 for the test: remove faults/extract.model.1 and retry."
+    assert f"(exit code 78): {sentence}" in re.sub(r"\s+", " ", cluster.argo("get", name))
+    found = pods(failed)
+    assert len(attempts(failed, "extract.model.1")) == 1
+    assert {n: found[n]["phase"] for n in found if n.startswith(("extract", "shift-measure"))} == {
+        "extract.model.0": "Succeeded",
+        "extract.model.1": "Failed",
+        "extract.model.2": "Succeeded",
+        **{f"shift-measure.{k}": "Succeeded" for k in (0, 1)},
+    }
+    record = json.loads(release.object(STORE, f"workflows/{name}.json"))
+    assert (record["status"], [(f["node"], f["code"], f["message"]) for f in record["failures"]]) == (
+        "Failed",
+        [("extract.model.1", 78, sentence)],
+    )
+    before = {n: found[n]["id"] for n in found if found[n]["phase"] == "Succeeded"}
+    cluster.argo("retry", name)
+    time.sleep(2)
+    mended = cluster.ended(name)
+    assert mended["status"]["phase"] == "Succeeded"
+    after = pods(mended)
+    kept = {n for n in after if before.get(n) == after[n]["id"] and after[n]["finishedAt"] == found[n]["finishedAt"]}
+    assert set(after) - kept - {"outcome"} == {
+        "extract.model.1",
+        *(n for n in after if n.startswith(("embed", "probe", "hoo", "shift-score")) or n in ("shift", "report")),
+    }
+
+
+def test_a_run_goes_on_after_its_workflow_was_deleted(cluster: Cluster, release: Release) -> None:
+    other = {"activations.fractions": [0.4, 0.7]}
+    name = submit(cluster, **other)
+    wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2")
+    done = {n for n, node in pods(cluster.workflow(name)).items() if node["phase"] == "Succeeded"}
+    cluster.argo("delete", name)
+    second = cluster.ended(submit(cluster, **other))
+    assert second["status"]["phase"] == "Succeeded"
+    log = cluster.argo("logs", second["metadata"]["name"])
+    cached = set(re.findall(r"\[\d+/\d+\] (\S+) +cached", log))
+    assert done & {"tasks", "topics", "measure.train", "measure.eval"} <= cached
+
+
+def test_a_bad_parameter_is_refused_before_anything_runs(cluster: Cluster, release: Release) -> None:
+    said = cluster.argo("submit", ROOT / "argo" / "replicate.yaml", "-p", "model=gemma4", check=False)
+    assert "enum" in said
+    failed = cluster.ended(submit(cluster, **{"train.max_round": 3}))
+    assert failed["status"]["phase"] == "Failed"
+    assert "did you mean `max_rounds`?" in cluster.argo("get", failed["metadata"]["name"])
+    record = json.loads(release.object(STORE, f"workflows/{failed['metadata']['name']}.json"))
+    assert record["run"] is None
+
+
+def test_uninstalling_leaves_nothing_but_the_bucket(cluster: Cluster, release: Release) -> None:
+    release.upgrade()
+    cluster.argo("delete", "--all")
+    cluster.helm("uninstall", "prefprobe", "--wait")
+    kinds = "workflowtemplates,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,deployments,statefulsets,services,jobs,pods,resourcequotas,limitranges"
+    wait_for(lambda: not [o for o in cluster.get(kinds) if o["kind"] == "Pod"], 120, "the pods are gone")
+    left = {(o["kind"], o["metadata"]["name"]) for o in cluster.get(kinds)}
+    assert left == {("Secret", "prefprobe-s3"), ("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
