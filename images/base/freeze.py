@@ -19,6 +19,7 @@ def compile_all(folder: Path, root: Path | None, sources: bool) -> None:
         force=True,
         legacy=not sources,
         stripdir=root,
+        prependdir="/" if root else None,
         invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
     )
     if not sources:

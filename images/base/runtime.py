@@ -13,8 +13,8 @@ import sysconfig
 from pathlib import Path
 
 # folders and modules of the standard library; the last ones bring libraries with them
-UNUSED = {"__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip"}
-UNUSED |= {"lib2to3", "pydoc_data", "distutils", "nis", "readline", "curses", "_curses", "_curses_panel"}
+UNUSED = {"__pycache__", "site-packages", "dist-packages", "test", "idlelib", "turtledemo", "ensurepip", "lib2to3"}
+UNUSED |= {"pydoc_data", "distutils", "tkinter", "_tkinter", "nis", "readline", "curses", "_curses", "_curses_panel"}
 UNUSED |= {"dbm", "_dbm", "_gdbm", "sqlite3", "_sqlite3"}
 ETC = ("ld.so.cache", "nsswitch.conf", "os-release", "ssl/certs/ca-certificates.crt")
 LOADED = re.compile(r"(/\S+) \(0x[0-9a-f]+\)")

@@ -88,7 +88,7 @@ def fetch(source: str, revision: str) -> Path:
     path = local_path(source)
     if path is not None:
         return path
-    import httpx2  # only GPU and encoder nodes have these
+    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

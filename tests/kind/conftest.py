@@ -8,10 +8,13 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +74,8 @@ class Cluster:
         return self.run("kubectl", "-n", NAMESPACE, *args, **options)
 
     def argo(self, *args: str | Path, **options: Any) -> str:
-        return self.run("argo", "-n", NAMESPACE, *args, **options)
+        plain = ["--no-color"] if args[0] in ("get", "logs") else []
+        return self.run("argo", "-n", NAMESPACE, *args, *plain, **options)
 
     def helm(self, *args: str | Path, **options: Any) -> str:
         return self.run("helm", "-n", NAMESPACE, *args, **options)
@@ -84,6 +88,11 @@ class Cluster:
     def submit(self, *args: str | Path) -> str:
         """The name of a new workflow."""
         return self.argo("submit", *args, "-o", "name").strip().splitlines()[-1].rpartition("/")[2]
+
+    def steps(self, name: str) -> list[str]:
+        """What the log of a workflow says of its steps: `extract.model.0  cached`."""
+        lines = self.argo("logs", name).split("\n")
+        return [match[1] for line in lines if (match := re.search(r"\[\d+/\d+\] (.*(?:cached|done in .*))$", line))]
 
     def workflow(self, name: str) -> dict[str, Any]:
         return dict(self.get("workflow", name))
@@ -116,7 +125,9 @@ def cluster() -> Iterator[Cluster]:
         script("build.sh")
         script("down.sh", name, "--keep-engine")
         script("up.sh", name)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ARGO_", "PREFPROBE_"))}
+    # a pod knows none of this machine's settings, some of which change the last digits of a sum
+    hidden = ("AWS_", "ARGO_", "PREFPROBE_", "OPENBLAS_", "OMP_", "MKL_", "ATEN_", "ONEDNN_", "DNNL_", "NPY_", "GLIBC_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     env |= {"KUBECONFIG": str(CACHE / f"{name}.kubeconfig"), "PATH": f"{CACHE / 'bin'}:{os.environ['PATH']}"}
     env |= {"NO_PROXY": "127.0.0.1,localhost", "DOCKER_BUILDKIT": "1"}
     try:
@@ -128,8 +139,7 @@ def cluster() -> Iterator[Cluster]:
 
 def script(name: str, *args: str) -> None:
     """Run one of the scripts beside this file; its words go to the terminal, since it may take minutes."""
-    with open(os.devnull) as nothing:
-        done = subprocess.run(["bash", str(HERE / name), *args], stdin=nothing, check=False)
+    done = subprocess.run(["bash", str(HERE / name), *args], stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         pytest.fail(f"tests/kind/{name} ended with {done.returncode}; deselect these tests with -m 'not kind'")
 
@@ -148,7 +158,9 @@ def images(cluster: Cluster) -> None:
     folder = CACHE / "seaweedfs"
     folder.mkdir(exist_ok=True)
     shutil.copy(weed, folder / "weed")
-    (folder / "Dockerfile").write_text('FROM scratch\nCOPY weed /usr/bin/weed\nUSER 10001:10001\nENTRYPOINT ["/usr/bin/weed"]\n')
+    (folder / "Dockerfile").write_text(
+        'FROM scratch\nCOPY weed /usr/bin/weed\nUSER 10001:10001\nENTRYPOINT ["/usr/bin/weed"]\n'
+    )
     cluster.run(docker, "build", "-q", "-t", f"prefprobe-seaweedfs:{__version__}", folder)
     models = f"prefprobe-demo-models:{__version__}"
     cpu = [*(f"prefprobe-{name}:{__version__}" for name in ("cpu", *CPU_STEPS, "seaweedfs")), models]
@@ -159,7 +171,9 @@ def images(cluster: Cluster) -> None:
 
 
 def image_in(cluster: Cluster, node: str, name: str) -> bool:
-    return f"docker.io/library/{name}" in cluster.run("docker", "exec", node, "ctr", "-n", "k8s.io", "images", "ls", "-q")
+    return f"docker.io/library/{name}" in cluster.run(
+        "docker", "exec", node, "ctr", "-n", "k8s.io", "images", "ls", "-q"
+    )
 
 
 @dataclass
@@ -186,7 +200,9 @@ class Release:
             check=False,
         )
         if check and done.returncode:
-            raise AssertionError(f"prefprobe {' '.join(map(str, args))} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+            raise AssertionError(
+                f"prefprobe {' '.join(map(str, args))} ended with {done.returncode}:\n{done.stdout[-6000:]}"
+            )
         return done.stdout
 
     def object(self, store: str, key: str) -> bytes:
@@ -224,24 +240,41 @@ def release(cluster: Cluster, images: None) -> Iterator[Release]:
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    cluster.kubectl("create", "secret", "generic", "prefprobe-s3", *(f"--from-literal={k}={v}" for k, v in KEYS.items()))
+    cluster.kubectl(
+        "create", "secret", "generic", "prefprobe-s3", *(f"--from-literal={k}={v}" for k, v in KEYS.items())
+    )
     cluster.helm("install", "prefprobe", ROOT / "helm" / "prefprobe", *VALUES, "--wait", "--timeout", "3m")
-    forward = subprocess.Popen(
-        ["kubectl", "-n", NAMESPACE, "port-forward", "service/prefprobe-seaweedfs", ":8333"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    with forwarded(cluster, NAMESPACE, "service/prefprobe-seaweedfs", 8333) as port:
+        yield Release(cluster, {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"})
+    if os.environ.get("PREFPROBE_CLUSTER") is None:
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+
+
+@contextmanager
+def forwarded(cluster: Cluster, namespace: str, service: str, port: int) -> Iterator[int]:
+    """A port on this machine that leads to a service, also after its pod was started again."""
+    local = free_port()
+    command = f"while true; do kubectl -n {namespace} port-forward {service} {local}:{port}; sleep 0.5; done"
+    process = subprocess.Popen(
+        ["bash", "-c", command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env=cluster.env,
+        start_new_session=True,
     )
     try:
-        assert forward.stdout is not None
-        match = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert match, "no port was forwarded"
-        yield Release(
-            cluster, {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{match[1]}", "AWS_REGION": "us-east-1"}
-        )
+        wait_for(lambda: answers(local), 60, f"port {local} to {service}")
+        yield local
     finally:
-        forward.kill()
-        forward.wait()
-        if os.environ.get("PREFPROBE_CLUSTER") is None:
-            cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0

@@ -2,7 +2,7 @@
 
 import json
 import re
-import threading
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from prefprobe import __version__
 from prefprobe.pipeline import STEPS
-from tests.kind.conftest import BUCKET, CPU_STEPS, GPU_STEPS, NAMESPACE, ROOT, Cluster, Release, wait_for
+from tests.kind.conftest import (
+    BUCKET,
+    CACHE,
+    CPU_STEPS,
+    GPU_STEPS,
+    NAMESPACE,
+    ROOT,
+    Cluster,
+    Release,
+    forwarded,
+    wait_for,
+)
 
 SMALL = {
     "untrained": False,
@@ -36,6 +46,7 @@ SMALL = {
     "shift.shards": 2,
 }
 STORE = f"s3://{BUCKET}/study"
+First = tuple[dict[str, Any], list[dict[str, Any]], str]
 
 
 def small(**other: Any) -> list[str]:
@@ -43,7 +54,9 @@ def small(**other: Any) -> list[str]:
 
 
 def submit(cluster: Cluster, *extra: str, **other: Any) -> str:
-    return cluster.submit(ROOT / "argo" / "replicate.yaml", "-p", "model=demo", "-p", "set=" + "\n".join(small(**other)), *extra)
+    return cluster.submit(
+        ROOT / "argo" / "replicate.yaml", "-p", "model=demo", "-p", "set=" + "\n".join(small(**other)), *extra
+    )
 
 
 def pods(workflow: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -91,7 +104,7 @@ def local(release: Release) -> tuple[bytes, str]:
 
 
 @pytest.fixture(scope="session")
-def first(cluster: Cluster, release: Release) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+def first(cluster: Cluster, release: Release) -> First:
     """The first workflow, its pods as Kubernetes saw them, and what a look into a running main container gave."""
     name = submit(cluster)
     seen: dict[str, dict[str, Any]] = {}
@@ -103,7 +116,9 @@ def first(cluster: Cluster, release: Release) -> tuple[dict[str, Any], list[dict
             seen[pod["metadata"]["name"]] = pod
             component, phase = pod["metadata"]["labels"]["app.kubernetes.io/component"], pod["status"]["phase"]
             if not looked and component == "measure" and phase == "Running":
-                looked = cluster.kubectl("exec", pod["metadata"]["name"], "-c", "main", "--", "python3", "-c", LOOK, check=False)
+                looked = cluster.kubectl(
+                    "exec", pod["metadata"]["name"], "-c", "main", "--", "python3", "-c", LOOK, check=False
+                )
         return bool(cluster.workflow(name).get("status", {}).get("finishedAt"))
 
     wait_for(ended, 900, name)
@@ -121,7 +136,7 @@ def writable(path):
 print(json.dumps({
     "uid": os.getuid(),
     "token": os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token"),
-    "writable": [p for p in ("/", "/opt", "/opt/venv", "/presets", "/etc", "/usr", "/var", "/root", "/home", "/data", "/tmp") if writable(p)],
+    "writable": [p for p in "/ /opt /opt/venv /presets /etc /usr /var /root /home /data /tmp".split() if writable(p)],
     "caps": [l.split()[1] for l in open("/proc/1/status") if l.startswith("CapEff")][0],
 }))
 """
@@ -135,17 +150,13 @@ def test_the_chart_installs_into_a_restricted_namespace_and_tests_itself(cluster
     assert cluster.argo("template", "list").count("prefprobe-") == len(STEPS) + 3
 
 
-def test_the_study_replicates_as_it_does_on_a_laptop(
-    first: tuple[dict[str, Any], list[dict[str, Any]], str], local: tuple[bytes, str], release: Release
-) -> None:
+def test_the_study_replicates_as_it_does_on_a_laptop(first: First, local: tuple[bytes, str], release: Release) -> None:
     workflow, _, _ = first
     assert workflow["status"]["phase"] == "Succeeded", workflow["status"].get("message")
     assert verdict(release, STORE, workflow) == local[0]
 
 
-def test_every_step_ran_in_its_own_image_on_its_kind_of_node(
-    cluster: Cluster, first: tuple[dict[str, Any], list[dict[str, Any]], str]
-) -> None:
+def test_every_step_ran_in_its_own_image_on_its_kind_of_node(cluster: Cluster, first: First) -> None:
     workflow, seen, _ = first
     images: dict[str, set[str]] = {}
     for pod in seen:
@@ -163,14 +174,18 @@ def test_every_step_ran_in_its_own_image_on_its_kind_of_node(
     assert all(n.get("hostNodeName") for n in pods(workflow).values())
 
 
-def test_shards_ran_side_by_side(first: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
+def test_shards_ran_side_by_side(first: First) -> None:
     found = pods(first[0])
-    for step in ("extract.model", "shift-measure", "shift-score"):
+    for step in ("extract.model", "shift-measure"):
         a, b = found[f"{step}.0"], found[f"{step}.1"]
-        assert max(instant(a["startedAt"]), instant(b["startedAt"])) < min(instant(a["finishedAt"]), instant(b["finishedAt"])), step
+        assert max(began(a), began(b)) < min(instant(a["finishedAt"]), instant(b["finishedAt"])), step
 
 
-def test_pods_counted_their_progress_for_argo(first: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
+def began(node: dict[str, Any]) -> datetime:
+    return instant(node["startedAt"])
+
+
+def test_pods_counted_their_progress_for_argo(first: First) -> None:
     found = pods(first[0])
     for name in ("measure.train", "extract.model.0", "shift-measure.0"):
         done, _, total = found[name]["progress"].partition("/")
@@ -178,7 +193,9 @@ def test_pods_counted_their_progress_for_argo(first: tuple[dict[str, Any], list[
         assert int(total) > 1, name
 
 
-def test_main_has_no_token_and_writes_only_where_it_may(first: tuple[dict[str, Any], list[dict[str, Any]], str]) -> None:
+def test_main_has_no_token_and_writes_only_where_it_may(
+    first: First,
+) -> None:
     _, seen, looked = first
     inside = json.loads(looked.strip().splitlines()[-1])
     assert inside == {"uid": 10001, "token": False, "writable": ["/data"], "caps": "0000000000000000"}
@@ -189,9 +206,7 @@ def test_main_has_no_token_and_writes_only_where_it_may(first: tuple[dict[str, A
             assert has_token == (container["name"] == "wait"), (pod["metadata"]["name"], container["name"])
 
 
-def test_the_report_is_an_artifact_and_the_outcome_is_written(
-    first: tuple[dict[str, Any], list[dict[str, Any]], str], release: Release
-) -> None:
+def test_the_report_is_an_artifact_and_the_outcome_is_written(first: First, release: Release) -> None:
     workflow = first[0]
     found = pods(workflow)
     (artifact,) = [a for a in found["report"]["outputs"]["artifacts"] if a["name"] == "report"]
@@ -203,21 +218,21 @@ def test_the_report_is_an_artifact_and_the_outcome_is_written(
     assert {s["state"] for s in record["steps"]} == {"done"}
 
 
-def test_again_is_all_cache_hits(
-    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str]
-) -> None:
+def test_again_is_all_cache_hits(cluster: Cluster, release: Release, first: First) -> None:
     again = cluster.ended(submit(cluster))
     assert again["status"]["phase"] == "Succeeded"
     assert run_of(again) == run_of(first[0])
     assert seconds(again) < 0.7 * seconds(first[0])
-    log = cluster.argo("logs", again["metadata"]["name"])
-    steps = [line for line in log.splitlines() if re.search(r"\[\d+/\d+\] ", line)]
-    assert steps
-    assert all(line.endswith("cached") for line in steps), "\n".join(steps)
+    steps = cluster.steps(again["metadata"]["name"])
+    assert len(steps) == len(pods(again)) - 2  # all but start and outcome
+    assert all(step.endswith("cached") for step in steps), "\n".join(steps)
 
 
 def test_a_laptop_goes_on_from_the_clusters_store_and_the_other_way_round(
-    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str], local: tuple[bytes, str]
+    cluster: Cluster,
+    release: Release,
+    first: First,
+    local: tuple[bytes, str],
 ) -> None:
     overrides = [word for value in small() for word in ("--set", value)]
     log = release.prefprobe("run", ROOT / "presets" / "demo.yaml", *overrides, "--store", STORE)
@@ -227,15 +242,13 @@ def test_a_laptop_goes_on_from_the_clusters_store_and_the_other_way_round(
     assert f"{total} of {total} steps are done" in status
     release.upgrade("--set", f"store.url=s3://{BUCKET}/local")
     there = cluster.ended(submit(cluster))
-    log = cluster.argo("logs", there["metadata"]["name"])
-    steps = [line for line in log.splitlines() if re.search(r"\[\d+/\d+\] ", line)]
-    assert all(line.endswith("cached") for line in steps), "\n".join(steps)
+    steps = cluster.steps(there["metadata"]["name"])
+    assert len(steps) == total
+    assert all(step.endswith("cached") for step in steps), "\n".join(steps)
     release.upgrade()
 
 
-def test_one_step_runs_alone_and_names_the_step_it_misses(
-    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str]
-) -> None:
+def test_one_step_runs_alone_and_names_the_step_it_misses(cluster: Cluster, release: Release, first: First) -> None:
     run = run_of(first[0])
     name = cluster.submit("--from", "workflowtemplate/prefprobe-probe", "--entrypoint", "probe", "-p", f"run={run}")
     alone = cluster.ended(name)
@@ -256,7 +269,9 @@ def test_one_step_runs_alone_and_names_the_step_it_misses(
     assert "no run unknown in" in node["message"]
 
 
-def test_faults_of_every_kind_end_in_the_same_verdict(cluster: Cluster, release: Release, local: tuple[bytes, str]) -> None:
+def test_faults_of_every_kind_end_in_the_same_verdict(
+    cluster: Cluster, release: Release, local: tuple[bytes, str]
+) -> None:
     """Out of memory, exit 75 twice, a pod deleted in mid-extraction, the controller restarted, the object store gone for
     30 seconds and then restarted: all in one run in an empty store."""
     store = f"s3://{BUCKET}/faults"
@@ -293,7 +308,9 @@ def test_faults_of_every_kind_end_in_the_same_verdict(cluster: Cluster, release:
     assert len(attempts(workflow, "extract.model.2")) == 2
     assert verdict(release, store, workflow) == local[0]
     overrides = [word for value in small() for word in ("--set", value)]
-    log = release.prefprobe("run", ROOT / "presets" / "demo.yaml", *overrides, "--store", store)  # every digest is checked
+    log = release.prefprobe(
+        "run", ROOT / "presets" / "demo.yaml", *overrides, "--store", store
+    )  # every digest is checked
     assert log.count("cached") > 20
 
 
@@ -311,7 +328,7 @@ def parts(release: Release, store: str) -> int:
 
 
 def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_must(
-    cluster: Cluster, release: Release, first: tuple[dict[str, Any], list[dict[str, Any]], str]
+    cluster: Cluster, release: Release, first: First
 ) -> None:
     other = {"activations.fractions": [0.2, 0.5]}
     release.upgrade("--set", "images.overrides.extract=prefprobe-extract-faulty:test")
@@ -355,9 +372,98 @@ def test_a_run_goes_on_after_its_workflow_was_deleted(cluster: Cluster, release:
     cluster.argo("delete", name)
     second = cluster.ended(submit(cluster, **other))
     assert second["status"]["phase"] == "Succeeded"
-    log = cluster.argo("logs", second["metadata"]["name"])
-    cached = set(re.findall(r"\[\d+/\d+\] (\S+) +cached", log))
+    cached = {step.split()[0] for step in cluster.steps(second["metadata"]["name"]) if step.endswith("cached")}
     assert done & {"tasks", "topics", "measure.train", "measure.eval"} <= cached
+
+
+def test_the_client_by_kubeconfig(cluster: Cluster, release: Release, first: First, tmp_path: Path) -> None:
+    overrides = [word for value in small() for word in ("--set", value)]
+    log = release.prefprobe("cluster", "submit", ROOT / "presets" / "demo.yaml", *overrides, "--watch", "-n", NAMESPACE)
+    assert re.search(r"^report +done$", log, re.MULTILINE), log
+    assert re.search(r"^replicate-\w+ succeeded$", log, re.MULTILINE), log
+    assert run_of(cluster.workflow(log.split()[0])) == run_of(
+        first[0]
+    )  # the preset as a file is the preset by its name
+    said = release.prefprobe("cluster", "logs", "@latest", "probe.model", "-n", NAMESPACE)
+    assert re.search(r"^probe\.model: \[1/1\] probe\.model +cached$", said, re.MULTILINE), said
+    release.prefprobe("cluster", "report", "--out", tmp_path / "r.html", "--store", STORE, "-n", NAMESPACE)
+    assert (tmp_path / "r.html").read_bytes() == release.object(STORE, f"runs/{run_of(first[0])}/report/index.html")
+    bad = release.prefprobe("cluster", "rerun", "--step", "probes", "-n", NAMESPACE, check=False)
+    assert f"namespace {NAMESPACE} has no WorkflowTemplate prefprobe-probes" in bad
+
+
+def test_the_client_by_an_argo_server(cluster: Cluster, release: Release, first: First, tmp_path: Path) -> None:
+    cluster.kubectl("create", "serviceaccount", "reader")
+    cluster.kubectl("create", "rolebinding", "reader", "--clusterrole=admin", f"--serviceaccount={NAMESPACE}:reader")
+    token = cluster.kubectl("create", "token", "reader").strip()
+    with forwarded(cluster, "argo", "service/argo-server", 2746) as port:
+        server = {"ARGO_SERVER": f"127.0.0.1:{port}", "ARGO_TOKEN": f"Bearer {token}", "ARGO_SECURE": "false"}
+        by_server = Release(cluster, release.env | server | {"ARGO_NAMESPACE": NAMESPACE, "KUBECONFIG": "/nowhere"})
+        name = first[0]["metadata"]["name"]
+        assert f"{name} " in by_server.prefprobe("cluster", "list")
+        by_server.prefprobe("cluster", "report", name, "--out", tmp_path / "r.html")
+        assert (tmp_path / "r.html").read_bytes() == release.object(STORE, f"runs/{run_of(first[0])}/report/index.html")
+        log = by_server.prefprobe("cluster", "rerun", name, "--step", "probe.random", "--watch")
+        assert re.search(r"^probe\.random +done$", log, re.MULTILINE), log
+        said = by_server.prefprobe("cluster", "logs", log.split()[0])
+        assert re.search(r"^probe\.random: \[1/1\] probe\.random +cached$", said, re.MULTILINE), said
+        refused = Release(cluster, by_server.env | {"ARGO_TOKEN": "Bearer none"}).prefprobe(
+            "cluster", "list", check=False
+        )
+        assert "refused" in refused
+        assert token not in log + said + refused
+    cluster.kubectl("delete", "rolebinding/reader", "serviceaccount/reader")
+
+
+def test_a_cpu_step_reaches_the_store_and_not_what_lies_outside(cluster: Cluster, release: Release) -> None:
+    """What lies outside is here a server of this test, on the address by which the nodes know this machine."""
+    outside = cluster.run("docker", "network", "inspect", "kind", "-f", "{{range .IPAM.Config}}{{.Gateway}} {{end}}")
+    (address,) = [a for a in outside.split() if "." in a]
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        targets = {"store": ("prefprobe-seaweedfs", 8333), "outside": (address, listening.getsockname()[1])}
+        spec = {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "main",
+                    "image": f"prefprobe-cpu:{__version__}",
+                    "imagePullPolicy": "Never",
+                    "command": ["python3", "-c", f"targets = {targets!r}\n{REACH}"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        }
+        labels = {"app.kubernetes.io/name": "prefprobe", "prefprobe.io/network": "store", "prefprobe.io/node": "cpu"}
+        made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reach", "labels": labels}, "spec": spec}
+        cluster.kubectl("apply", "-f", "-", text=json.dumps(made))
+        wait_for(
+            lambda: cluster.get("pod", "reach")["status"]["phase"] in ("Succeeded", "Failed"), 120, "the pod reach"
+        )
+    reached = json.loads(cluster.kubectl("logs", "reach"))
+    cluster.kubectl("delete", "pod", "reach")
+    assert reached["store"] is True
+    if reached["outside"] and (CACHE / "mode").read_text().strip() == "built":
+        names = {p["metadata"]["name"] for p in cluster.get("networkpolicies")}
+        assert names, "no NetworkPolicy is in the namespace"
+        pytest.skip(
+            "NOT SHOWN: the bridge plugin of this cluster enforces no NetworkPolicy; they are rendered: "
+            + ", ".join(sorted(names))
+        )
+    assert reached["outside"] is False
+
+
+REACH = """
+import json, socket
+def reaches(target):
+    try:
+        socket.create_connection(target, timeout=5).close()
+        return True
+    except OSError:
+        return False
+print(json.dumps({name: reaches(tuple(target)) for name, target in targets.items()}))
+"""
 
 
 def test_a_bad_parameter_is_refused_before_anything_runs(cluster: Cluster, release: Release) -> None:
@@ -374,7 +480,8 @@ def test_uninstalling_leaves_nothing_but_the_bucket(cluster: Cluster, release: R
     release.upgrade()
     cluster.argo("delete", "--all")
     cluster.helm("uninstall", "prefprobe", "--wait")
-    kinds = "workflowtemplates,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,deployments,statefulsets,services,jobs,pods,resourcequotas,limitranges"
+    kinds = "workflowtemplates,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,deployments,"
+    kinds += "statefulsets,services,jobs,pods,resourcequotas,limitranges"
     wait_for(lambda: not [o for o in cluster.get(kinds) if o["kind"] == "Pod"], 120, "the pods are gone")
     left = {(o["kind"], o["metadata"]["name"]) for o in cluster.get(kinds)}
     assert left == {("Secret", "prefprobe-s3"), ("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}

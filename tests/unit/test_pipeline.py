@@ -6,7 +6,9 @@ import pytest
 
 from prefprobe.config import load_config
 from prefprobe.pipeline import STEPS, Node, graph
+from prefprobe.runner import Run
 from prefprobe.store.keys import canonical_json, sha256
+from prefprobe.store.objects import ObjectStore
 
 PRESETS = Path(__file__).parents[2] / "presets"
 JOBS = Path(__file__).parents[2] / "prefprobe" / "jobs"
@@ -79,3 +81,12 @@ def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() 
 def test_paths_of_a_machine_are_in_no_key_but_the_reports() -> None:
     moved = changed("model.source=/elsewhere/model", "tasks.sources=[demo]")
     assert moved == {"report"}
+
+
+def test_a_whole_id_is_that_node_alone_and_a_part_of_it_all_nodes_below(tmp_path: Path) -> None:
+    config = load_config(PRESETS / "demo.yaml", ["activations.shards=2", "base.source=b"])
+    run = Run(ObjectStore.open(str(tmp_path)), "r", config, Pins())
+    assert [n.id for n in run.select("embed.minilm")] == ["embed.minilm"]
+    assert [n.id for n in run.select("embed")] == ["embed.minilm", "embed.random", "embed.minilm.shift"]
+    assert [n.id for n in run.select("extract.model")] == ["extract.model.0", "extract.model.1"]
+    assert [n.id for n in run.select("extract", 1)] == ["extract.model.1", "extract.base.1", "extract.untrained.1"]

@@ -1,0 +1,64 @@
+"""How a person follows a workflow: bars on a terminal, a line for every change anywhere else."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from prefprobe.cluster.nodes import ENDED, PodNode, failure, phase, pod_nodes
+from prefprobe.cluster.workflows import Workflows, patiently
+
+EVERY = 2.0  # seconds between looks
+_MARK = {"Succeeded": "done", "Failed": "failed", "Error": "failed", "Running": "runs", "Pending": "waits"}
+
+
+def watch(workflows: Workflows, name: str, console: Console) -> None:
+    """Show a workflow until it has ended. Raises WorkflowFailed if it ended badly."""
+    seen: dict[str, tuple[object, ...]] = {}
+    with _bars(console) as bars:
+        tasks: dict[str, TaskID] = {}
+        while True:
+            workflow = patiently(lambda: workflows.get(name))
+            for node in pod_nodes(workflow):
+                state = (node.phase, node.attempt)
+                if seen.get(node.id) != state:
+                    seen[node.id] = state
+                    console.print(_line(node), markup=False)
+                if bars is not None:
+                    _show(bars, tasks, node)
+            if phase(workflow) in ENDED:
+                break
+            time.sleep(EVERY)
+    ended = failure(workflow)
+    if ended is not None:
+        raise ended
+    console.print(f"{name} succeeded", markup=False)
+
+
+def _line(node: PodNode) -> str:
+    again = f" (attempt {node.attempt})" if node.attempt > 1 else ""
+    where = f" on {node.host}" if node.host and node.phase == "Running" else ""
+    why = f": {node.message}" if node.message and node.phase != "Succeeded" else ""
+    return f"{node.id:<24} {_MARK.get(node.phase, node.phase)}{where}{again}{why}"
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Progress | None]:
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield bars
+
+
+def _show(bars: Progress, tasks: dict[str, TaskID], node: PodNode) -> None:
+    done, _, total = node.progress.partition("/")
+    if node.phase == "Running" and total.isdigit():
+        if node.id not in tasks:
+            tasks[node.id] = bars.add_task(node.id, total=int(total))
+        bars.update(tasks[node.id], completed=int(done), total=int(total))
+    elif node.id in tasks:
+        bars.remove_task(tasks.pop(node.id))
