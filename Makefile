@@ -66,7 +66,7 @@ test-here: setup $(DONE)/dev ## lint, types and all tests that need no cluster, 
 
 test-cluster: setup $(DONE)/dev ## the chart, then the study on a kind cluster: makes both from nothing, and removes them
 	tests/kind/build.sh
-	$(BIN)/python -m pytest tests/chart tests/kind $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/chart tests/kind $(PYTEST_ARGS); code=$$?; tests/kind/down.sh prefprobe-test; exit $$code
 
 bench: setup $(DONE)/dev ## run each file in benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

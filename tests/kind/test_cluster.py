@@ -330,7 +330,7 @@ def parts(release: Release, store: str) -> int:
 def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_must(
     cluster: Cluster, release: Release, first: First
 ) -> None:
-    other = {"activations.fractions": [0.2, 0.5]}
+    other = {"activations.fractions": [0.2, 0.5], "random_features": False}
     release.upgrade("--set", "images.overrides.extract=prefprobe-extract-faulty:test")
     release.put(STORE, "faults/extract.model.1", b"[78]")
     name = submit(cluster, **other)
@@ -365,7 +365,7 @@ def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_mu
 
 
 def test_a_run_goes_on_after_its_workflow_was_deleted(cluster: Cluster, release: Release) -> None:
-    other = {"activations.fractions": [0.4, 0.7]}
+    other = {"activations.fractions": [0.4, 0.7], "random_features": False}
     name = submit(cluster, **other)
     wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2")
     done = {n for n, node in pods(cluster.workflow(name)).items() if node["phase"] == "Succeeded"}
