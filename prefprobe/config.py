@@ -143,7 +143,8 @@ def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = 
     try:
         values = yaml.safe_load(preset.read_text("utf-8") if text is None else text)
     except FileNotFoundError as error:
-        raise BadConfig(f"{preset}: no such preset; name a YAML file such as presets/demo.yaml.") from error
+        known = ", ".join(sorted(str(p) for p in preset.parent.glob("*.yaml"))) or "presets/demo.yaml"
+        raise BadConfig(f"{preset}: no such preset; name a YAML file such as {known}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""

@@ -466,9 +466,11 @@ print(json.dumps({name: reaches(tuple(target)) for name, target in targets.items
 """
 
 
-def test_a_bad_parameter_is_refused_before_anything_runs(cluster: Cluster, release: Release) -> None:
-    said = cluster.argo("submit", ROOT / "argo" / "replicate.yaml", "-p", "model=gemma4", check=False)
-    assert "enum" in said
+def test_a_bad_parameter_is_refused_before_anything_is_measured(cluster: Cluster, release: Release) -> None:
+    unknown = cluster.ended(cluster.submit(ROOT / "argo" / "replicate.yaml", "-p", "model=gemma4"))
+    assert pods(unknown)["start"]["message"].endswith(
+        "no such preset; name a YAML file such as demo.yaml, gemma3.yaml."
+    )
     failed = cluster.ended(submit(cluster, **{"train.max_round": 3}))
     assert failed["status"]["phase"] == "Failed"
     assert "did you mean `max_rounds`?" in cluster.argo("get", failed["metadata"]["name"])
