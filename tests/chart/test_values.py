@@ -292,7 +292,7 @@ def test_the_notes_name_the_next_commands() -> None:
         "helm test mine -n team",
         "argo submit -n team --from workflowtemplate/prefprobe-replicate -p model=demo",
         "argo watch -n team @latest",
-        "s3://bucket/p/runs/RUN/report/index.html",
+        "prefprobe cluster report @latest -n team --store s3://bucket/p --out report.html",
         "Network policies cannot name the store's host",
     ):
         assert line in notes, line
