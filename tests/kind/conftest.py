@@ -97,7 +97,7 @@ class Cluster:
     def workflow(self, name: str) -> dict[str, Any]:
         return dict(self.get("workflow", name))
 
-    def ended(self, name: str, minutes: float = 15) -> dict[str, Any]:
+    def ended(self, name: str, minutes: float = 20) -> dict[str, Any]:
         """The workflow, once it has ended."""
         wait_for(lambda: "finishedAt" in self._status(name) and self._status(name)["finishedAt"], minutes * 60, name)
         return self.workflow(name)
