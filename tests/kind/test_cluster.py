@@ -86,6 +86,13 @@ def verdict(release: Release, store: str, workflow: dict[str, Any]) -> bytes:
     return release.object(store, f"runs/{run_of(workflow)}/report/verdict.json")
 
 
+def require_success(workflow: dict[str, Any]) -> None:
+    failures = {
+        n: (node["phase"], node.get("message")) for n, node in pods(workflow).items() if node["phase"] != "Succeeded"
+    }
+    assert workflow["status"]["phase"] == "Succeeded", failures
+
+
 def seconds(workflow: dict[str, Any]) -> float:
     status = workflow["status"]
     return (instant(status["finishedAt"]) - instant(status["startedAt"])).total_seconds()
@@ -153,7 +160,7 @@ def test_the_chart_installs_into_a_restricted_namespace_and_tests_itself(cluster
 
 def test_the_study_replicates_as_it_does_on_a_laptop(first: First, local: tuple[bytes, str], release: Release) -> None:
     workflow, _, _ = first
-    assert workflow["status"]["phase"] == "Succeeded", workflow["status"].get("message")
+    require_success(workflow)
     assert verdict(release, STORE, workflow) == local[0]
 
 
@@ -229,7 +236,7 @@ def test_the_report_is_an_artifact_and_the_outcome_is_written(first: First, rele
 
 def test_again_is_all_cache_hits(cluster: Cluster, release: Release, first: First) -> None:
     again = cluster.ended(submit(cluster))
-    assert again["status"]["phase"] == "Succeeded"
+    require_success(again)
     assert run_of(again) == run_of(first[0])
     assert seconds(again) < 0.7 * seconds(first[0])
     steps = cluster.steps(again["metadata"]["name"])
@@ -261,7 +268,7 @@ def test_one_step_runs_alone_and_names_the_step_it_misses(cluster: Cluster, rele
     run = run_of(first[0])
     name = cluster.submit("--from", "workflowtemplate/prefprobe-probe", "--entrypoint", "probe", "-p", f"run={run}")
     alone = cluster.ended(name)
-    assert alone["status"]["phase"] == "Succeeded"
+    require_success(alone)
     assert list(pods(alone)) == ["probe"]
     assert "probe.model" in cluster.argo("logs", name)
 
@@ -310,7 +317,7 @@ def test_faults_of_every_kind_end_in_the_same_verdict(
         workflow = cluster.ended(name, minutes=25)
         for fault in faults:
             fault.result(timeout=60)
-    assert workflow["status"]["phase"] == "Succeeded", workflow["status"].get("message")
+    require_success(workflow)
     cluster.kubectl("rollout", "status", "statefulset/prefprobe-seaweedfs", "--timeout", "60s")
     assert [a.get("outputs", {}).get("exitCode") for a in attempts(workflow, "extract.model.1")] == ["75", "75", "0"]
     assert "OOMKilled" in attempts(workflow, "extract.model.0")[0]["message"]
@@ -364,7 +371,7 @@ def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_mu
     cluster.argo("retry", name)
     time.sleep(2)
     mended = cluster.ended(name)
-    assert mended["status"]["phase"] == "Succeeded"
+    require_success(mended)
     after = pods(mended)
     kept = {n for n in after if before.get(n) == after[n]["id"] and after[n]["finishedAt"] == found[n]["finishedAt"]}
     assert set(after) - kept - {"outcome"} == {
@@ -380,7 +387,7 @@ def test_a_run_goes_on_after_its_workflow_was_deleted(cluster: Cluster, release:
     done = {n for n, node in pods(cluster.workflow(name)).items() if node["phase"] == "Succeeded"}
     cluster.argo("delete", name)
     second = cluster.ended(submit(cluster, **other))
-    assert second["status"]["phase"] == "Succeeded"
+    require_success(second)
     cached = {step.split()[0] for step in cluster.steps(second["metadata"]["name"]) if step.endswith("cached")}
     assert done & {"tasks", "topics", "measure.train", "measure.eval"} <= cached
 
