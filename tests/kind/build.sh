@@ -47,7 +47,9 @@ R
   chmod +x "$BIN/runc-here"
   say "starting a docker engine"
   rm -f /var/run/docker.pid
-  setsid dockerd --data-root "$CACHE/docker" --add-runtime here="$BIN/runc-here" --default-runtime here > dockerd.log 2>&1 < /dev/null &
+  # the cache of builds keeps what one build of every image needs, and not those of other days
+  echo '{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "10GB"}}}' > dockerd.json
+  setsid dockerd --config-file "$CACHE/dockerd.json" --data-root "$CACHE/docker" --add-runtime here="$BIN/runc-here" --default-runtime here > dockerd.log 2>&1 < /dev/null &
   echo $! > dockerd.pid
   for _ in $(seq 120); do docker info >/dev/null 2>&1 && return; sleep 0.5; done
   give_up "the docker engine did not start: $CACHE/dockerd.log"
