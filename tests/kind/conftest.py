@@ -168,7 +168,7 @@ def images(cluster: Cluster) -> None:
     for node, names in ((cluster.cpu_node, cpu), (cluster.gpu_node, gpu)):
         load = f"{docker} save {' '.join(names)} | docker exec --privileged -i {node} ctr -n k8s.io images import -"
         cluster.run("bash", "-o", "pipefail", "-c", load, timeout=1800)
-    if (CACHE / "dockerd.pid").exists():  # an engine of ours: what earlier builds were called is called something else now
+    if (CACHE / "dockerd.pid").exists():  # an engine of ours: images of earlier builds have lost their names
         cluster.run(docker, "image", "prune", "--force")
 
 
