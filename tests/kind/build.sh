@@ -30,7 +30,7 @@ engine() {  # a docker engine; one that is started here leaves its process id in
   if ! command -v dockerd >/dev/null; then
     command -v apt-get >/dev/null || give_up "no docker engine answers, and there is no Debian package manager to install one with"
     say "installing docker.io"
-    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends docker.io iptables iproute2 >/dev/null \
+    apt-get -o DPkg::Lock::Timeout=600 update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -q --no-install-recommends docker.io iptables iproute2 >/dev/null \
       || give_up "docker.io could not be installed"
   fi
   # Where the environment lacks CAP_SYS_RESOURCE nothing may ask for it; where it does not, this runc is as any other.
@@ -102,7 +102,7 @@ rootfs() {  # rootfs IMAGE PACKAGE,…: a Debian image without a registry
   docker image inspect "$1" >/dev/null 2>&1 && return
   say "making $1"
   if ! command -v mmdebstrap >/dev/null; then
-    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends mmdebstrap >/dev/null
+    apt-get -o DPkg::Lock::Timeout=600 update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -q --no-install-recommends mmdebstrap >/dev/null
   fi
   local options=() f; for f in /etc/apt/apt.conf.d/*; do grep -q '^Acquire' "$f" && options+=(--aptopt="$f"); done   # as apt is set up here
   mmdebstrap --quiet --variant=minbase --include="$2" "${options[@]}" --dpkgopt='path-exclude=/usr/share/doc/*' \
