@@ -40,19 +40,27 @@ def topics(rows: shown.Rows) -> Figure:
 
 
 def rounds(rows: shown.Rows) -> Figure:
-    """After each round, for both sets: how often the first task is chosen, label mass, split-half reliability."""
-    quantities = (
-        ("p_first", "P(the task shown first is chosen); 0.5 is no position bias", 0.5),
-        ("label_mass", "label mass: probability that an answer begins with a label", 1.0),
-        ("split_half", "split-half reliability of μ", 1.0),
+    """After each round, for both sets: how often the first task is chosen, label mass, split-half reliability.
+
+    Where answers are sampled there is no label mass: then the share of answers that choose neither task.
+    """
+    answers = (
+        ("label_mass", "label mass: probability that an answer begins with a label", (1.0,)),
+        ("neither", "share of answers that choose neither task", (0.0, 0.25)),
     )
-    figure = blank(3 * 136 + 40)
+    drawn = [
+        ("p_first", "P(the task shown first is chosen); 0.5 is no position bias", (0.5,)),
+        *[of for of in answers if any(row[of[0]] is not None for row in rows)][:1],
+        ("split_half", "split-half reliability of μ", (1.0,)),
+    ]
+    height = len(drawn) * 136 + 40
+    figure = blank(height)
     paper = sheet(figure)
-    for index, (name, text, reference) in enumerate(quantities):
+    for index, (name, text, include) in enumerate(drawn):
         top = 32 + 136 * index
-        axes = panel(figure, 40, top, 92, 3 * 136 + 40 - top - 92)
+        axes = panel(figure, 40, top, 92, height - top - 92)
         paper.text(0, top - 18, text, color=FG, va="center_baseline")
-        low, high = bounds([row[name] for row in rows], reference, step=0.25)
+        low, high = bounds([row[name] for row in rows], *include, step=0.25)
         low = min(low, high - 0.25)
         axes.set(ylim=(low - 0.02, high + 0.02))
         axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2.5, 5, 10]))
@@ -78,6 +86,6 @@ def rounds(rows: shown.Rows) -> Figure:
         per_px = (high - low + 0.04) / 92
         for y, (_, said, colour) in zip(spread([end[0] for end in ends], 17 * per_px), ends, strict=True):
             beside(axes, y, said, MUTED if colour == CONTROL else colour)
-        axes.tick_params(labelbottom=index == 2)
+        axes.tick_params(labelbottom=index == len(drawn) - 1)
     axes.set_xlabel("pairs measured so far")
     return figure

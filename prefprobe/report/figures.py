@@ -39,7 +39,7 @@ def drawings(results: Results) -> dict[str, Drawing]:
             lambda: charts_probe.scatter(scatter),
         ),
         ("topics", "Utilities of tasks by topic", topics, lambda: charts_choices.topics(topics)),
-        ("rounds", "Position bias, label mass and reliability", rounds, lambda: charts_choices.rounds(rounds)),
+        ("rounds", "Position bias, answers and reliability by round", rounds, lambda: charts_choices.rounds(rounds)),
         ("folds", "r within each held-out topic", folds, lambda: charts_probe.folds(folds, results.roles, labels)),
     ]
     return {name: draw(name, label, build) for name, label, rows, build in charts if rows}

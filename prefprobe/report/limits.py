@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from prefprobe.report import published
+from prefprobe.report.limits_answers import answers
 from prefprobe.report.results import Results
-from prefprobe.report.text import interval, listed, number
+from prefprobe.report.text import by_set, interval, listed, number, percent
 
 LOW_MASS = 0.9
 BIASED = 0.1
@@ -18,7 +19,8 @@ FEW_TASKS = 50
 
 def limits(results: Results) -> list[str]:
     """One or two sentences each, the widest first."""
-    return _size(results) + _measuring(results.measure) + _precision(results) + _probing(results) + _compared(results)
+    measuring = _measuring(results.measure) + answers(results) + _precision(results)
+    return _size(results) + measuring + _probing(results) + _compared(results)
 
 
 def _size(results: Results) -> list[str]:
@@ -49,25 +51,25 @@ def _measuring(measure: dict[str, dict[str, Any]]) -> list[str]:
     biased, loose, early, particular, extreme, split = ({} for _ in range(6))  # by set, what there is to say of it
     for name, found in measure.items():
         bias, mass, fit = found["position_bias"]["p_first"], found["label_mass"]["mean"], found["fit"]
-        if abs(bias - 0.5) > BIASED:
+        if bias is not None and abs(bias - 0.5) > BIASED:
             biased[name] = number(bias, 2)
         if mass is not None and mass < LOW_MASS:
             loose[name] = number(mass, 2)
-        if not found["converged"]:
+        if not found["converged"] and found["stopped"] != "budget":
             rank = found["rounds"][-1]["rank_correlation"]
             reason = "its last allowed round" if found["stopped"] == "max_rounds" else found["stopped"]
             early[name] = (
                 reason if rank is None else f"{reason}, at a rank correlation of {number(rank)} with the one before"
             )
         if found["additive_r2"] is not None and found["additive_r2"] < LITTLE_ADDITIVE:
-            particular[name] = f"{number(100 * found['additive_r2'], 0)} %"
+            particular[name] = percent(found["additive_r2"])
         if fit["always_win"] or fit["always_lose"]:
             extreme[name] = str(len(fit["always_win"]) + len(fit["always_lose"]))
         if fit["components"] > 1:
             split[name] = str(fit["components"])
     said = (
-        (biased, "Position bias: the task shown first is chosen with probability {}; averaging both orders’ logits removes the "
-         "mean of this bias, not what it costs in precision."),
+        (biased, "Position bias: the task shown first is chosen with probability {}; averaging both orders removes the mean "
+         "of this bias, not what it costs in precision."),
         (loose, "Label mass: of the probability, {} lies on answers that begin with a label; the rest would say something else."),
         (early, "Convergence: measuring stopped with {}."),
         (particular, "Additivity: one utility for each task explains {} of the variance of the debiased pair logits; the rest is "
@@ -75,7 +77,7 @@ def _measuring(measure: dict[str, dict[str, Any]]) -> list[str]:
         (extreme, "Extremes: tasks that won or lost every comparison number {}; only the prior bounds their utility."),
         (split, "Comparisons: {} groups of tasks were never compared with each other."),
     )  # fmt: skip
-    return [text.format(_by_set(values)) for values, text in said if values]
+    return [text.format(by_set(values)) for values, text in said if values]
 
 
 def _precision(results: Results) -> list[str]:
@@ -86,12 +88,6 @@ def _precision(results: Results) -> list[str]:
         f"Precision: the median standard error of a utility ({number(float(np.median(se)), 2)}) is larger than the "
         f"spread of utilities over train tasks (sd {number(float(np.std(mu)), 2)})."
     ]
-
-
-def _by_set(values: dict[str, str]) -> str:
-    if len(set(values.values())) == 1 and len(values) > 1:
-        return f"{next(iter(values.values()))} ({listed(list(values))})"
-    return listed([f"{value} ({name})" for name, value in values.items()])
 
 
 def _probing(results: Results) -> list[str]:

@@ -1,5 +1,6 @@
-"""The method in ten sentences, every number taken from the configuration and the results."""
+"""The method, a sentence or two for each part of it, every number taken from the configuration and the results."""
 
+from prefprobe.report.method_answers import answered, asked
 from prefprobe.report.results import Results
 from prefprobe.report.text import listed
 
@@ -14,22 +15,19 @@ def _choices(results: Results) -> list[str]:
     labels = listed([f"“{results.config['choices'][key]}”" for key in ("label_a", "label_b")])
     topics = len({results.topics[i] for i in results.utilities["train"].column("task_id").to_pylist()})
     measured = results.measure["train"]
-    answered = (
-        "log P(A) / P(B) is read from the label tokens in one forward pass"
-        if measured["engine"].startswith("exact")
-        else "an answer is sampled and its label read, refusals being an outcome of their own"
-    )
+    sampled = measured["engine"].startswith("sampled")
+    errors = "" if sampled else ", scaled to how much exact probabilities scatter about the fit"
     return [
         f"{tasks['n_train']:,} train and {tasks['n_eval']:,} eval tasks in {topics} topics were frozen before "
         "anything was measured; the sets share no task.",
-        f"One choice shows two tasks under the labels {labels} and asks which the model would rather do; {answered}, "
-        f"at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
+        f"One choice shows two tasks under the labels {labels} and asks which the model would rather do; "
+        f"{answered(results)}, at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
+        *asked(results),
         f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {train['batch']:,} "
         f"(train) and {eval_['batch']:,} (eval) among tasks close in utility and little compared, for at most "
         f"{train['max_rounds']} (train) and {eval_['max_rounds']} (eval) rounds.",
         "Utilities are maximum a posteriori estimates of Thurstone’s model, U ~ N(μ, σ²) for each task, with a weak "
-        "prior on μ; standard errors are Laplace’s, scaled to how much exact probabilities scatter about the fit, and "
-        "the unit of μ is a typical σ.",
+        f"prior on μ; standard errors are Laplace’s{errors}, and the unit of μ is a typical σ.",
     ]
 
 

@@ -12,6 +12,7 @@ from prefprobe.report import published, rules, shown
 from prefprobe.report.figures import drawings
 from prefprobe.report.limits import limits
 from prefprobe.report.marks import MOST_DOTS
+from prefprobe.report.measuring import asked, quantities, rounds
 from prefprobe.report.method import method
 from prefprobe.report.remarks import about_folds, about_topics
 from prefprobe.report.results import Results
@@ -63,6 +64,9 @@ def render(results: Results, verdict: dict[str, Any]) -> str:
         most_dots=MOST_DOTS,
         topics=Counter(results.topics[i] for i in results.utilities["train"].column("task_id").to_pylist()),
         examples=_examples(results),
+        measured=quantities(results),
+        asked=asked(results),
+        rounds=rounds(results),
         about_topics=about_topics(results),
         about_folds=about_folds(results),
         method=method(results),

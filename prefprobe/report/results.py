@@ -1,5 +1,6 @@
 """Everything the report reads, in one object."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,16 @@ class Results:
         """Names of the features in these roles (all if none is given), the model first, controls last."""
         known = sorted(self.roles, key=lambda name: _ROLES.index(self.roles[name]))
         return [name for name in known if not roles or self.roles[name] in roles]
+
+    @property
+    def api(self) -> dict[str, Any] | None:
+        """Settings of the endpoint that was asked; None if choices were read from own weights."""
+        api: dict[str, Any] | None = self.config["choices"].get("api")
+        return api
+
+    def counts(self, key: str) -> Counter[str]:
+        """What `measure.json` counts under `key` (`losses`, `failures`, `served`), train and eval together."""
+        return sum((Counter(found.get(key) or {}) for found in self.measure.values()), Counter())
 
     @property
     def experiments(self) -> list[tuple[str, dict[str, Any]]]:

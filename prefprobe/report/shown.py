@@ -90,8 +90,13 @@ def rounds(results: Results) -> Rows:
         pairs = 0
         for found in results.measure[name]["rounds"]:
             pairs += found["new_pairs"]
-            columns = ("rank_correlation", "split_half", "median_se", "p_first", "label_mass")
-            rows.append({"set": name, "round": found["round"], "pairs": pairs, **{c: found[c] for c in columns}})
+            row = {"set": name, "round": found["round"], "new_pairs": found["new_pairs"], "pairs": pairs}
+            row |= {"choices": found["new_choices"]}
+            row |= {c: found[c] for c in ("rank_correlation", "split_half", "median_se", "p_first", "label_mass")}
+            row |= {c: found.get(c) for c in ("refusals", "unparsed", "failed")}
+            row["neither"] = _share(found.get("refusals"), found.get("unparsed"), of=found["new_choices"])
+            spend = found.get("spend") or {}
+            rows.append(row | {c: spend.get(c) for c in ("prompt_tokens", "completion_tokens", "dollars")})
     return rows
 
 
@@ -128,6 +133,11 @@ def by_topic(rows: Rows, features: str) -> dict[str, float | None]:
         for topic in row["held_out"].split(" + ") if row["features"] == features else ():
             found.setdefault(topic, []).extend([] if row["r"] is None else [row["r"]])
     return {topic: sum(r) / len(r) if r else None for topic, r in found.items()}
+
+
+def _share(*counts: int | None, of: int) -> float | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) / of if known and of else None
 
 
 def _estimate(

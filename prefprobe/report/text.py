@@ -1,7 +1,7 @@
 """Numbers as a reader sees them: fixed decimals, a true minus sign, intervals in brackets."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 MISSING = "–"
 
@@ -12,6 +12,21 @@ def number(value: float | None, digits: int = 3) -> str:
         return MISSING
     shown = f"{value:,.{digits}f}"
     return shown.lstrip("-") if float(shown.replace(",", "")) == 0 else shown.replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    """1,234; a dash where nothing was counted."""
+    return MISSING if value is None else f"{value:,}"
+
+
+def percent(share: float) -> str:
+    """12 %."""
+    return f"{number(100 * share, 0)} %"
+
+
+def dollars(value: float | None) -> str:
+    """12.34; more digits below one dollar: 0.0042."""
+    return number(value, 2 if value is None or value >= 1 else 4)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
@@ -38,6 +53,13 @@ def penalty(value: float) -> str:
 def listed(words: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def by_set(values: Mapping[str, str]) -> str:
+    """0.71 (train and eval), or 0.71 (train) and 0.66 (eval)."""
+    if len(set(values.values())) == 1 and len(values) > 1:
+        return f"{next(iter(values.values()))} ({listed(list(values))})"
+    return listed([f"{value} ({name})" for name, value in values.items()])
 
 
 def shortened(text: str, length: int) -> str:

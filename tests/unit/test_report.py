@@ -12,17 +12,18 @@ import pyarrow as pa
 import pytest
 from markupsafe import escape
 
-from prefprobe.config import parse_config
+from prefprobe.config import ChoiceSettings, parse_config
 from prefprobe.probes.crosstopic import cross_topic
 from prefprobe.probes.heldout import heldout_probe
 from prefprobe.probes.ridge import ALPHAS
-from prefprobe.report import published, rules, shown
+from prefprobe.report import charts_choices, measuring, published, rules, shown
 from prefprobe.report.figures import figures
 from prefprobe.report.limits import limits
 from prefprobe.report.marks import MOST_DOTS, evenly
+from prefprobe.report.method import method
 from prefprobe.report.page import render
 from prefprobe.report.results import Results
-from prefprobe.report.svg import PALETTE, spread
+from prefprobe.report.svg import PALETTE, draw, spread
 from prefprobe.report.tables import tables
 from prefprobe.report.text import interval, listed, number, p_value, penalty, signed
 from prefprobe.report.verdict import rounded, verdict
@@ -137,11 +138,15 @@ def measured(name, n):
     rounds = [
         {"round": k, "new_pairs": 3 * n if k == 0 else n, "new_choices": 6 * n if k == 0 else 2 * n, "median_se": 0.4 - 0.05 * k,
          "rank_correlation": None if k == 0 else 0.9 + 0.03 * k, "split_half": 0.7 + 0.06 * k, "p_first": 0.73 - 0.01 * k,
-         "label_mass": 0.86 + 0.01 * k}
+         "label_mass": 0.86 + 0.01 * k, "refusals": 0, "unparsed": 0, "failed": 0,
+         "reliability": {"split_half_r": 0.6, "spearman_brown": 0.7 + 0.06 * k, "splits": 10},
+         "spend": {"requests": 2 * n, "prompt_tokens": 400 * n, "completion_tokens": 0, "dollars": 0.0}}
         for k in range(3)
     ]  # fmt: skip
     return {
         "set": name, "engine": "exact-local", "n_tasks": n, "n_pairs": 5 * n, "n_choices": 10 * n, "refusals": 0, "unparsed": 0,
+        "failed": 0, "judged": 0, "asked": {}, "losses": {}, "failures": {}, "served": {},
+        "spend": {"requests": 10 * n, "prompt_tokens": 2000 * n, "completion_tokens": 0, "dollars": 0.0},
         "temperature": 1.0, "rounds": rounds, "stopped": "max_rounds", "converged": False,
         "reliability": {"split_half_r": 0.695, "spearman_brown": 0.82, "splits": 10},
         "fit": {"objective": 812.5, "max_gradient": 1e-6, "iterations": 9, "converged": True, "components": 1,
@@ -151,10 +156,68 @@ def measured(name, n):
     }  # fmt: skip
 
 
+ASKED = {
+    "model": "planted-1b-0925", "provider": "Alpha", "system": False, "seed": True, "temperature": True, "limit": "max_tokens",
+    "max_tokens": 16, "top_logprobs": 0, "label_mass": 0.62,
+    "why": "sampled: answers begin with a label with a probability of 0.62, less than 0.9",
+}  # fmt: skip
+API = {
+    "base_url": "https://api.example.org/v1", "model": "planted/planted-1b", "budget_usd": 5.0,
+    "judge": {"model": "planted/judge"},
+}  # fmt: skip
+
+
+def over_api(results: Results, engine="sampled-api", mode="auto", judge=True) -> Results:
+    """The same findings of a model behind an API, whose train set took more than the budget."""
+    api = {**API, "mode": mode, "judge": API["judge"] if judge else None}
+    samples = {"train": {"samples": 3}, "eval": {"samples": 2}, "shift": {"samples": 2}}
+    config = {
+        **results.config,
+        "choices": ChoiceSettings.model_validate({"engine": "api", "api": api}).model_dump(mode="json"),
+    }
+    config |= {block: {**results.config[block], **more} for block, more in samples.items()}
+    measure = json.loads(json.dumps(results.measure))
+    for found in measure.values():
+        for k, round_ in enumerate(found["rounds"]):
+            n = round_["new_choices"]
+            round_ |= {"refusals": n // 10, "unparsed": n // 20 + k, "failed": k}
+            round_["spend"] = {
+                "requests": n,
+                "prompt_tokens": 187 * n,
+                "completion_tokens": 5 * n,
+                "dollars": 0.00021 * n,
+            }
+        n = found["n_choices"] = sum(round_["new_choices"] for round_ in found["rounds"])
+        total = {kind: sum(round_[kind] for round_ in found["rounds"]) for kind in ("refusals", "unparsed", "failed")}
+        found |= {**total, "engine": engine, "asked": ASKED, "judged": n // 30}
+        found["spend"] = {
+            "requests": n + n // 20,
+            "prompt_tokens": 200 * n,
+            "completion_tokens": 5 * n,
+            "dollars": 0.00024 * n,
+        }
+        if engine == "sampled-api":
+            found |= {"label_mass": dict.fromkeys(found["label_mass"]), "additive_r2": None}
+            found["position_bias"] |= {"mean_logit": None, "sd_logit": None}
+            for round_ in found["rounds"]:
+                round_["label_mass"] = None
+        found["served"] = {"planted-1b-0925 by Alpha": n - 44, "planted-1b-0925 by Beta": 41}
+    measure["train"] |= {
+        "stopped": "budget", "losses": {"429": 31, "timeout": 4, "cut body": 2},
+        "failures": {"failed: 400 Flagged by the content filter (policy <7>)": 2, "failed: 404 No such route": 1},
+    }  # fmt: skip
+    measure["eval"]["served"] = {"planted-1b-0925 by Alpha": measure["eval"]["n_choices"] - 3}
+    measure["eval"] |= {"losses": {"429": 2}, "failures": {"failed: 404 No such route": 3}}
+    shift = results.shift and {**results.shift, "unanswered": 7}
+    return dataclasses.replace(results, config=config, measure=measure, shift=shift)
+
+
 NULLABLE = {
     "r", "r_select", "r_squared", "R2", "accuracy", "mean", "sd", "low", "high", "weighted_mean", "pooled", "r_eval",
     "rank_correlation", "split_half", "split_half_r", "spearman_brown", "additive_r2", "agreement", "label_mass", "min", "p05",
     "pearson", "spearman", "p", "value", "slope", "intercept", "noise", "signal_to_noise", "median_se", "seconds",
+    "p_first", "mean_logit", "sd_logit", "refusals", "unparsed", "failed", "judged", "requests", "prompt_tokens",
+    "completion_tokens", "dollars",
 }  # fmt: skip
 
 
@@ -173,7 +236,10 @@ def hollow(results: Results) -> Results:
     assert results.shift
     found = {name: {**of, "estimable": False, "encoder": None} for name, of in results.shift["experiments"].items()}
     changed = {name: nulled(getattr(results, name)) for name in ("probe", "hoo", "measure", "steps")}
-    shift = nulled({**results.shift, "experiments": found})
+    changed["measure"] = {
+        n: {**of, **dict.fromkeys(("asked", "losses", "failures", "served"))} for n, of in changed["measure"].items()
+    }
+    shift = nulled({**results.shift, "experiments": found, "unanswered": None})
     flat = {name: table.filter([False] * table.num_rows) for name, table in results.predictions.items()}
     return dataclasses.replace(results, **changed, shift=shift, predictions=flat)
 
@@ -200,7 +266,10 @@ def without_options(results: Results) -> Results:
     probe = {
         n: {**{k: v for k, v in of.items() if k != "ceiling"}, "shuffled": None} for n, of in results.probe.items()
     }
-    few = {n: {k: v for k, v in of.items() if k not in ("refusals", "unparsed")} for n, of in results.measure.items()}
+    new = {"refusals", "unparsed", "failed", "judged", "asked", "losses", "failures", "served", "spend"}
+    few = {n: {k: v for k, v in of.items() if k not in new} for n, of in results.measure.items()}
+    for of in few.values():
+        of["rounds"] = [{k: v for k, v in r.items() if k not in {*new, "reliability"}} for r in of["rounds"]]
     return dataclasses.replace(results, probe=probe, measure=few)
 
 
@@ -209,7 +278,10 @@ def variant(name: str) -> Results:
     results = study()
     if name == "little":
         return dataclasses.replace(without_options(study(base=False)), shift=None, points=None)
-    return {"whole": results, "hollow": hollow(results), "hostile": hostile(results)}[name]
+    if name == "hostile":
+        return hostile(results)
+    asked = over_api(results) if name.startswith("asked") else results
+    return hollow(asked) if name.endswith("hollow") else asked
 
 
 @cache
@@ -224,7 +296,7 @@ def drawn_of(name: str) -> dict[str, str]:
     return figures(variant(name))
 
 
-@pytest.fixture(params=["whole", "little", "hollow", "hostile"])
+@pytest.fixture(params=["whole", "little", "hollow", "hostile", "asked", "asked hollow"])
 def made(request):
     return request.param, *made_of(request.param)
 
@@ -275,8 +347,8 @@ def test_the_page_stands_alone_and_every_id_is_its_own(made) -> None:
     _, _, _, html = made
     page = Page(html)
     assert not page.tags & {"script", "link", "img", "iframe", "object", "embed"}
-    assert "http://" not in html
-    assert "https://" not in html
+    before, _, rest = html.partition('<pre class="config"')  # which names the endpoint that was asked
+    assert not re.search("https?://", before + rest.partition("</pre>")[2])
     assert "@import" not in html
     assert not re.search(r"\son\w+=", html)
     assert len(page.ids) == len(set(page.ids))
@@ -321,11 +393,11 @@ def test_the_same_results_give_the_same_bytes(whole) -> None:
     assert tables(again) == tables(results)
 
 
-@pytest.mark.parametrize("name", ["whole", "hollow", "hostile"])
+@pytest.mark.parametrize("name", ["whole", "hollow", "hostile", "asked", "asked hollow"])
 def test_figures_are_files_of_their_own(name) -> None:
     drawn = drawn_of(name)
     expected = {"overview", "layers", "alphas", "topics", "rounds", "folds"} | (
-        {"scatter"} if name != "hollow" else set()
+        set() if name.endswith("hollow") else {"scatter"}
     )
     assert expected <= set(drawn)
     assert sum(key.startswith("shift-") for key in drawn) == len(MOVES)
@@ -375,7 +447,7 @@ def test_the_verdict_is_rounded_complete_and_self_consistent(made) -> None:
             main = next(iter(claim["published"]))
             assert main == min(claim["published"])
             assert main in {"r", "accuracy", "advantage", "mean", "on_target", "r_of_two_runs"}
-        if name == "hollow":
+        if name.endswith("hollow"):
             assert claim["verdict"] == rules.NOT_ESTIMABLE
             assert claim["value"] is None
 
@@ -542,6 +614,169 @@ def test_limits_say_what_applies_and_nothing_else(whole) -> None:
     said = " ".join(limits(dataclasses.replace(results, measure=fine)))
     for words in ("Position bias", "Additivity", "Extremes", "Convergence", "Label mass"):
         assert words not in said
+
+
+def cells(html: str, caption: str) -> list[list[str]]:
+    """The rows of the table with this caption, as words."""
+    table = next(part for part in html.split("<table") if f"<caption><b>{caption}" in part).split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
+    return [[re.sub("<[^>]*>", "", cell) for cell in row] for row in rows]
+
+
+def test_own_weights_make_a_lean_page(whole) -> None:
+    results, _, html = whole
+    heads, *rows = cells(html, "Rounds.")
+    assert heads == ["Round", "new pairs", "choices", "rank r", "split-half", "median s.e.", "P(first)"]
+    assert rows[0] == ["train"]
+    assert rows[1] == ["0", "288", "576", "–", "0.700", "0.400", "0.730"]
+    assert rows[4] == ["eval"]
+    assert len(rows) == 2 + 6
+    names = [row[0] for row in cells(html, "What was measured.")]
+    assert names[1:6] == ["tasks", "pairs", "choices", "rounds", "stopped by"]
+    assert names[6] == "P(first is chosen)"
+    assert "label mass: least" in names
+    assert "What came back" not in html
+    said = " ".join(limits(results) + method(results))
+    assert "in one forward pass" in said
+    assert "scaled to how much exact probabilities" in said
+    for words in (
+        "Budget",
+        "Refusals",
+        "Unparsed",
+        "Failed",
+        "Lost",
+        "Providers",
+        "Sampling",
+        "Unanswered",
+        "in each order",
+    ):
+        assert words not in said
+
+
+def test_answers_over_an_api_are_counted_and_paid_for_on_the_page() -> None:
+    results, _, html = made_of("asked")
+    heads, *rows = cells(html, "Rounds.")
+    assert heads[7:] == ["refusals", "unparsed", "failed", "tokens", "US$"]
+    assert rows[2][7:] == ["19", "10", "1", "36,864", "0.0403"]
+    table = {row[0]: row[1:] for row in cells(html, "What was measured.")}
+    assert not [name for name in table if "label mass" in name or "logit" in name]
+    assert "–" not in [cell for row in table.values() for cell in row]
+    assert table["stopped by"] == ["budget", "last round"]
+    table = {row[0]: row[1:] for row in cells(html, "What came back")}
+    train = results.measure["train"]
+    assert table["unparsed answers"][0] == f"{train['unparsed']:,}"
+    assert table["answers read by the judge"] == ["32", "20"]
+    assert table["failed questions"] == ["3", "3"]
+    assert table["attempts lost: 429"] == ["31", "2"]
+    assert table["attempts lost: timeout"] == ["4", "0"]
+    assert table["answers of planted-1b-0925 by Beta"] == ["41", "0"]
+    assert table["answers paid for"][0] == f"{train['spend']['requests']:,}"
+    assert table["US$"] == ["0.2304", "0.1440"]
+
+
+def test_what_costs_nothing_and_has_no_judge_has_no_row() -> None:
+    results = over_api(study(), judge=False)
+    for found in results.measure.values():
+        for spend in (found["spend"], *(round_["spend"] for round_ in found["rounds"])):
+            spend["dollars"] = 0.0
+    names = [name for name, _ in measuring.asked(results)]
+    assert "tokens in" in names
+    assert not {"US$", "answers read by the judge"} & set(names)
+    assert "US$" not in measuring.rounds(results)[0]
+
+
+def test_what_an_api_cannot_show_is_a_limit() -> None:
+    said = limits(variant("asked"))
+    for words in (
+        "Budget: measuring stopped because the budget was spent, after 960 choices (train); the last round is not whole.",
+        "Refusals: of the answers, 10 % (train and eval) decline to choose.",
+        "Unparsed answers: 5 % (train) and 6 % (eval) say neither",
+        "turned down 6 for good; they count for neither task. It said “404 No such route” (4) and “400 Flagged by",
+        "beside 1,560 answers, those that were lost and tried again number 39: 429 (33), timeout (4) and cut body (2).",
+        "Providers: answers came from more than one, planted-1b-0925 by Alpha (1,513) and planted-1b-0925 by Beta (41)",
+        "because answers begin with a label with a probability of 0.62, less than 0.9.",
+        "leave out number 7;",
+        "Convergence: measuring stopped with its last allowed round, at a rank correlation of 0.960 with the one before (eval).",
+    ):
+        assert sum(words in sentence for sentence in said) == 1, words
+    assert "No judge was set" not in " ".join(said)
+    assert "No judge was set" in " ".join(limits(over_api(study(), judge=False)))
+    fine = over_api(study(), mode="sampled")
+    for found in fine.measure.values():
+        n = found["n_choices"]
+        found |= {"refusals": n // 20, "unparsed": n // 20, "failures": {}, "losses": {}, "served": {"a by b": n}}
+        found["stopped"] = "max_rounds"
+    assert fine.shift
+    quiet = " ".join(limits(dataclasses.replace(fine, shift={**fine.shift, "unanswered": 0})))
+    for words in ("Budget", "Refusals", "Unparsed", "Failed", "Lost", "Providers", "Sampling", "Unanswered"):
+        assert words not in quiet
+
+
+def test_only_a_few_sentences_of_a_provider_are_given() -> None:
+    results = over_api(study())
+    results.measure["eval"]["failures"] = {f"failed: 400 No. {k} {'x' * 400}": 1 for k in range(9)}
+    sentence = next(limit for limit in limits(results) if limit.startswith("Failed"))
+    assert "other reasons (8)" in sentence
+    assert "x" * 100 in sentence
+    assert "x" * 200 not in sentence
+
+
+def test_the_method_says_how_answers_were_read() -> None:
+    sampled = " ".join(method(variant("asked")))
+    assert "an answer is sampled and the label that it begins with is read" in sampled
+    assert "planted/planted-1b at api.example.org was asked 3 (train), 2 (eval) and 2 (system prompts) times" in sampled
+    assert "with another seed each time; an answer without a label is read by planted/judge" in sampled
+    assert "The endpoint takes no system role" in sampled
+    assert "scaled to" not in sampled
+    plain = over_api(study(), judge=False)
+    for found in plain.measure.values():
+        found["asked"] = {**ASKED, "seed": False, "system": True}
+    said = " ".join(method(plain))
+    assert "in each order; an answer without a label counts for neither task. The endpoint takes no seed." in said
+    exact = over_api(study(), engine="exact-api")
+    for found in exact.measure.values():
+        found["asked"] = {**ASKED, "top_logprobs": 20, "system": True}
+    said = " ".join(method(exact))
+    assert "is read from the log-probabilities that the endpoint lists" in said
+    assert "asked once in each order for the log-probabilities of the 20 likeliest tokens" in said
+    assert "scaled to how much exact probabilities" in said
+    assert "endpoint takes no" not in said
+    assert not [limit for limit in limits(exact) if limit.startswith("Sampling")]
+
+
+def test_the_rounds_are_drawn_and_written_with_and_without_label_mass() -> None:
+    def drawn(results: Results) -> str:
+        svg = draw("rounds", "", lambda: charts_choices.rounds(shown.rounds(results))).as_file()
+        return " ".join(element.text or "" for element in ET.fromstring(svg).iter())
+
+    def written(results: Results) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(tables(results)["rounds.csv"])))
+
+    little = variant("little")
+    for results in (study(), little):
+        assert "label mass" in drawn(results)
+        assert "choose neither task" not in drawn(results)
+    asked = drawn(variant("asked"))
+    assert "choose neither task" in asked
+    assert "label mass" not in asked
+    for found in (gone := json.loads(json.dumps(little.measure))).values():
+        for round_ in found["rounds"]:
+            round_["label_mass"] = None
+    bare = drawn(dataclasses.replace(little, measure=gone))
+    assert "label mass" not in bare
+    assert "choose neither task" not in bare
+    row = written(variant("asked"))[1]
+    expected = {
+        "label_mass": "",
+        "new_pairs": "96",
+        "choices": "192",
+        "refusals": "19",
+        "unparsed": "10",
+        "failed": "1",
+    }
+    expected |= {"neither": "0.151042", "prompt_tokens": "35904", "completion_tokens": "960", "dollars": "0.04032"}
+    assert row | expected == row
+    assert written(variant("little"))[1]["refusals"] == ""
 
 
 def test_folds_of_two_topics_are_shown_by_topic() -> None:
