@@ -1,0 +1,247 @@
+"""What a study will take before anything is spent: requests, tokens, dollars, GPU hours and storage of every node.
+
+The tasks are those that the study will draw, the graph is the pipeline's, and lengths are measured. Nothing is asked of
+the hub or of an API, nothing is downloaded, and nothing is saved.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Literal
+
+from prefprobe.activations.sources import local_path
+from prefprobe.choices.stimulus import Stimulus
+from prefprobe.config import ActiveLearningSettings, Config
+from prefprobe.pipeline import TEMPLATES, Node, graph
+from prefprobe.plan_model import ModelFacts, model_facts, width
+from prefprobe.plan_prompts import Prompt
+from prefprobe.shift.behaviour import comparison_tasks
+from prefprobe.shift.prompted import PromptedTask, check_disjoint, prompted_tasks
+from prefprobe.store.objects import ObjectStore
+from prefprobe.tasks.sampling import sample_sets, task_set
+from prefprobe.tasks.sources import read_tasks, source_path
+
+CHOICE_RATE, ACTIVATION_RATE = 17_760, 11_786
+"""Prompt tokens a second on one H200 at the shape of RATED parameters, as benchmarks/packing_gpu.py printed them."""
+RATED = 27e9
+LOADED = 1e9
+"""Bytes of weights that a pod is assumed to read in a second."""
+ANSWER_TOKENS = 16
+"""Length of an answer where `max_tokens` is null, as the API engine begins with."""
+CHOICE_BYTES = {"local": 150, "sampled": 150, "exact": 1150}
+"""Bytes in the store a choice, with its answer as part and as output; Parquet of 20,000 synthetic rows gave them.
+
+`exact` keeps the log-probabilities that an API lists, `sampled` an answer of 16 tokens; a longer one is MORE a token.
+"""
+MORE = 4
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a node takes, or several nodes together. None is unknown, 0 is nothing."""
+
+    tasks: int = 0
+    pairs_least: int = 0
+    """If active learning converges as early as it can; all else is for `pairs`."""
+    pairs: int = 0
+    """At most."""
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    dollars: float | None = 0.0
+    gpu_hours: float | None = 0.0
+    bytes: float | None = 0.0
+
+    def __add__(self, other: "Need") -> "Need":
+        both = zip(astuple(self), astuple(other), strict=True)
+        sums: list[Any] = [None if a is None or b is None else a + b for a, b in both]
+        return Need(*sums)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Nodes that are alike."""
+
+    step: str
+    node: Literal["cpu", "gpu"]
+    needs: tuple[Need, ...]
+    """One for each node."""
+
+    @property
+    def need(self) -> Need:
+        """All nodes together."""
+        return sum(self.needs, Need())
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a plan is made from."""
+
+    config: Config
+    stimulus: Stimulus
+    sets: dict[str, dict[str, str]]
+    """train and eval, id → text."""
+    untold: int
+    """Tasks without a topic."""
+    prompted: list[PromptedTask]
+    models: dict[str, ModelFacts]
+    """By features: model, untrained, and base if there is one."""
+    widths: dict[str, int | None]
+    """d of encoders and of random features; None if unknown."""
+    task_tokens: dict[str, float]
+    """Mean tokens of a task's prompt, by features."""
+
+
+def read_study(config: Config, objects: ObjectStore) -> Study:
+    """Read tasks, experiments and what lies here of the models. Raises what the steps of the study would raise."""
+    stimulus = Stimulus(config.choices.label_a, config.choices.label_b)
+    models = {"model": model_facts(config.model)}
+    models["untrained"] = models["model"]
+    if config.base is not None:
+        models["base"] = model_facts(config.base)
+    for settings in filter(None, (config.model, config.base)):
+        if settings.adapter:
+            local_path(settings.adapter)  # raises for one that is neither here nor a hub id
+    widths = {name: width(source) for name, source in config.encoders.items()} | {"random": models["model"].d}
+    paths = [source_path(source, objects) for source in config.tasks.sources]
+    tasks = sample_sets(read_tasks(paths), config.tasks.n_train, config.tasks.n_eval, config.seed)
+    sets = {name: task_set(tasks, name) for name in ("train", "eval")}
+    texts = sets["train"] | sets["eval"]
+    prompted = prompted_tasks(config.shift, objects)
+    check_disjoint(prompted, texts)
+    topics = dict(zip(tasks.column("id").to_pylist(), tasks.column("topic").to_pylist(), strict=True))
+    # any utilities do: what is checked is whether there are enough tasks
+    planted = {id_: float(i) for i, id_ in enumerate(sets["train"])}
+    comparison_tasks(
+        planted, {id_: topic or "" for id_, topic in topics.items()}, config.shift.comparisons, config.seed
+    )
+    return Study(
+        config,
+        stimulus,
+        sets,
+        sum(topic is None for topic in topics.values()),
+        prompted,
+        models,
+        widths,
+        {name: m.lengths.mean([(text, None) for text in texts.values()]) for name, m in models.items()},
+    )
+
+
+def plan(study: Study) -> list[Line]:
+    """One line for nodes that are alike, in the order of the graph."""
+    nodes = graph(study.config, defaultdict(str), "")
+    lines: dict[str, Line] = {}
+    for node in nodes.values():
+        need = _need(study, node)
+        counted = need != Need()
+        name = node.id.removesuffix(f".{node.args.get('shard')}") if counted else node.step.name
+        before = lines[name].needs if name in lines else ()
+        lines[name] = Line(name, TEMPLATES[node.template], (*before, need))
+    return list(lines.values())
+
+
+def rounds(n: int, settings: ActiveLearningSettings) -> list[int]:
+    """Pairs of every round that active learning on `n` tasks may have."""
+    total = n * (n - 1) // 2
+    degree = settings.initial_degree
+    sizes = [total if n <= degree + 1 else (n * degree + 1) // 2]
+    while len(sizes) < settings.max_rounds and (left := total - sum(sizes)):
+        sizes.append(min(settings.batch, left))
+    return sizes
+
+
+def answers(config: Config, samples: int) -> int:
+    """How often each order of a pair is asked at most."""
+    api = config.choices.api
+    return 1 if api is None or api.mode == "exact" else samples
+
+
+def _need(study: Study, node: Node) -> Need:
+    if node.step.name in ("tasks", "topics"):
+        return Need(tasks=sum(map(len, study.sets.values())))
+    if node.step.name == "measure":
+        return _measure(study, node)
+    if node.step.name == "shift-measure":
+        return _shift_measure(study, node)
+    if node.step.name == "extract":
+        config, name = study.config.activations, node.args["features"]
+        rows = len(_every(sorted(study.sets["train"] | study.sets["eval"]), node, config.shards))
+        return _extract(study.models[name], rows, study.task_tokens[name], config.fractions)
+    if node.step.name == "shift-score":
+        mine, model = _rows(study, node), study.models["model"]
+        return _extract(model, len(mine), model.lengths.mean([(r.text, r.prompt) for r in mine]), [0.0])  # one layer
+    if node.step.name == "embed":
+        rows = len(study.prompted) if node.args.get("prompted") else sum(map(len, study.sets.values()))
+        d = study.widths[node.args["features"]]
+        return Need(tasks=rows, bytes=None if d is None else rows * d * _FLOAT32)
+    return Need()
+
+
+def _measure(study: Study, node: Node) -> Need:
+    texts = list(study.sets[node.args["set"]].values())
+    settings: ActiveLearningSettings = getattr(study.config, node.args["set"])
+    sizes = rounds(len(texts), settings)
+    # on a ring every task stands first once and second once, as it does on average in the loop
+    ring = zip(texts, texts[1:] + texts[:1], strict=True)
+    need = Need(tasks=len(texts), pairs_least=sum(sizes[:2]), pairs=sum(sizes))
+    prompts = [(study.stimulus.message(a, b), None) for a, b in ring]
+    return _asked(study, node, need, answers(study.config, settings.samples), prompts)
+
+
+def _shift_measure(study: Study, node: Node) -> Need:
+    mine, train = _rows(study, node), list(study.sets["train"].values())
+    settings = study.config.shift
+    pairs = len(mine) * settings.comparisons
+    need = Need(tasks=len(mine), pairs_least=pairs, pairs=pairs)
+    # which tasks are compared with is known only once there are utilities: all of the train set stand for them
+    each = -(-len(train) // max(1, len(mine)))
+    prompts = [
+        (study.stimulus.message(r.text, train[(i * each + k) % len(train)]), r.prompt)
+        for i, r in enumerate(mine)
+        for k in range(each)
+    ]
+    return _asked(study, node, need, answers(study.config, settings.samples), prompts)
+
+
+def _asked(study: Study, node: Node, need: Need, samples: int, prompts: Sequence[Prompt]) -> Need:
+    """`need` with what its pairs take in both orders, if prompts are as long as these on average."""
+    model, api = study.models["model"], study.config.choices.api
+    requests = need.pairs * 2 * samples
+    tokens = round(requests * model.lengths.mean(prompts))
+    need = replace(need, requests=requests, prompt_tokens=tokens)
+    if api is None:
+        hours = _hours(model, tokens, CHOICE_RATE)
+        return replace(need, gpu_hours=hours, bytes=requests * CHOICE_BYTES["local"])
+    length = api.max_tokens or ANSWER_TOKENS
+    completion = requests * length
+    price = api.prices
+    kept = CHOICE_BYTES["exact" if api.mode == "exact" else "sampled"] + MORE * max(0, length - ANSWER_TOKENS)
+    dollars = None if price is None else (tokens * price.prompt + completion * price.completion) / 1e6
+    return replace(need, completion_tokens=completion, dollars=dollars, bytes=requests * kept)
+
+
+def _extract(model: ModelFacts, rows: int, mean: float, fractions: list[float]) -> Need:
+    tokens = round(rows * mean)
+    stored = None
+    if model.d is not None and model.n_layers is not None:
+        stored = rows * len({int(f * model.n_layers) for f in fractions}) * model.d * _FLOAT32
+    hours = _hours(model, tokens, ACTIVATION_RATE)
+    return Need(tasks=rows, prompt_tokens=tokens, gpu_hours=hours, bytes=stored)
+
+
+def _hours(model: ModelFacts, tokens: int, rate: float) -> float | None:
+    """H200 hours of one node: its tokens, and loading the weights."""
+    if model.parameters is None or model.weights is None:
+        return None
+    return (tokens / rate * model.parameters / RATED + model.weights / LOADED) / 3600
+
+
+def _rows(study: Study, node: Node) -> list[PromptedTask]:
+    """The prompted tasks of a shard: those under its system prompts."""
+    mine = set(_every(sorted({r.prompt_id for r in study.prompted}), node, study.config.shift.shards))
+    return [r for r in study.prompted if r.prompt_id in mine]
+
+
+def _every(items: Iterable[str], node: Node, shards: int) -> list[str]:
+    return list(items)[node.args["shard"] :: shards]

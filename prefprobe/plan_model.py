@@ -1,0 +1,165 @@
+"""What can be known of a model before it is downloaded or loaded: its size, its shape, and how long prompts are for it."""
+
+import hashlib
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from prefprobe.activations.sources import cache_root, local_path
+from prefprobe.config import ModelSettings
+from prefprobe.errors import BadConfig
+from prefprobe.plan_gguf import read_header
+from prefprobe.plan_prompts import PromptLengths, compiled
+
+_HASHED = 1 << 30
+"""Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as far as it is known on this machine; None is unknown."""
+
+    name: str
+    lengths: PromptLengths
+    parameters: float | None
+    by_name: bool
+    """Whether the number of parameters is only what the name says."""
+    weights: float | None
+    """Bytes that are read to load it."""
+    n_layers: int | None
+    d: int | None
+
+
+def model_facts(settings: ModelSettings) -> ModelFacts:
+    """What the files of `settings.source` on this machine say. Nothing is downloaded, written or loaded.
+
+    Raises BadConfig for a source that is neither here nor a hub id, and for files that cannot be read.
+    """
+    path = local_path(settings.source) or _downloaded(settings.source, settings.revision)
+    found = {} if path is None else _of_gguf(path) if path.is_file() else _of_folder(path)
+    special = found.get("special", {})
+    template = compiled(found["template"], special) if found.get("template") else None
+    counted = found.get("parameters")
+    parameters = _parameters_by_name(settings.source) if counted is None else counted
+    by_type = None if parameters is None else parameters * _BYTES[settings.dtype]
+    return ModelFacts(
+        name=settings.name or settings.source,
+        lengths=PromptLengths(settings.chat, found.get("tokenizer"), template, special),
+        parameters=parameters,
+        by_name=counted is None,
+        weights=found.get("weights") or by_type,
+        n_layers=found.get("n_layers"),
+        d=found.get("d"),
+    )
+
+
+def width(source: str) -> int | None:
+    """Width of an encoder; None if its files are not here. Raises BadConfig as `model_facts` does."""
+    path = local_path(source) or _downloaded(source, None)
+    return None if path is None else _json(path / "config.json").get("hidden_size")
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    """Facts out of a folder with safetensors, as far as its files are there."""
+    config = _json(folder / "config.json")
+    config = config.get("text_config") or config
+    said = _json(folder / "tokenizer_config.json")
+    special = {name: v["content"] if isinstance(v, dict) else v for name, v in said.items() if name.endswith("_token")}
+    template = said.get("chat_template")
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text("utf-8")
+    parameters, weights = _weights(folder)
+    return {
+        "parameters": parameters,
+        "weights": weights,
+        "n_layers": config.get("num_hidden_layers"),
+        "d": config.get("hidden_size"),
+        "tokenizer": _tokenizer(folder / "tokenizer.json"),
+        "template": template if isinstance(template, str) else None,
+        "special": {name: value for name, value in special.items() if isinstance(value, str)},
+    }
+
+
+def _of_gguf(path: Path) -> dict[str, Any]:
+    """Facts out of a GGUF file, or out of what an earlier run has converted it to."""
+    if path.stat().st_size <= _HASHED:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        converted = cache_root() / "models" / digest
+        if (converted / "model.safetensors").is_file():
+            return _of_folder(converted)
+    header = read_header(path)
+    return {
+        "parameters": header.parameters,
+        "weights": header.parameters * _BYTES["float32"],  # as which a run converts it
+        "n_layers": header.of_architecture("block_count"),
+        "d": header.of_architecture("embedding_length"),
+        "tokenizer": header.tokenizer(),
+        "template": header.metadata.get("tokenizer.chat_template"),
+        "special": {f"{name}_token": header.token(name) for name in ("bos", "eos")},
+    }
+
+
+def _downloaded(source: str, revision: str | None) -> Path | None:
+    """The folder of a hub id, with what was downloaded before; None if nothing was. The hub is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _tokenizer(path: Path) -> Tokenizer | None:
+    if not path.is_file():
+        return None
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()  # a file may ask for it, and for truncation
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _weights(folder: Path) -> tuple[int | None, int | None]:
+    """Parameters by the headers of all safetensors, and bytes; None if some are missing or cannot be read."""
+    files = {path.name: path for path in folder.glob("*.safetensors")}
+    listed = _json(folder / "model.safetensors.index.json").get("weight_map", {})
+    if not files or not set(listed.values()) <= set(files):
+        return None, None
+    try:
+        parameters = sum(map(_elements, files.values()))
+    except (struct.error, ValueError, OverflowError, MemoryError):
+        return None, None
+    return parameters, sum(path.stat().st_size for path in files.values())
+
+
+def _elements(path: Path) -> int:
+    """Number of weights in one safetensors file, by its header."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _parameters_by_name(source: str) -> float | None:
+    """27e9 for a source whose name holds `27b`; None if the name says no size."""
+    found = _SIZE.search(Path(source).name.lower())
+    return float(found[1]) * {"b": 1e9, "m": 1e6}[found[2]] if found else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadConfig(f"{path}: not valid JSON; download or save the model again.") from error
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,140 @@
+"""What a plan rests on, in a few plain lines."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prefprobe.plan import (
+    ACTIVATION_RATE,
+    ANSWER_TOKENS,
+    CHOICE_BYTES,
+    CHOICE_RATE,
+    LOADED,
+    MORE,
+    RATED,
+    Line,
+    Need,
+    Study,
+    answers,
+)
+from prefprobe.plan_model import ModelFacts
+from prefprobe.plan_prompts import CHARACTERS, TEMPLATE_TOKENS
+from prefprobe.plan_table import count, dollars, size, tokens
+
+
+def remarks(study: Study, lines: list[Line]) -> list[str]:
+    """Assumptions, what is unknown and how to make it known, and what the study would stop at."""
+    return [*_choices(study), *_tokens(study), *_money(study, lines), *_hours(study, lines), *_storage(study)]
+
+
+def _choices(study: Study) -> Iterator[str]:
+    config = study.config
+    if study.untold:
+        yield f"{study.untold} tasks have no topic: the step topics stops there; add a `topic` column to the task file."
+    yield (
+        "Pairs: the least if active learning converges after its second round, the most if no round does; requests, "
+        "tokens, dollars, hours and storage are for the most. Each pair is asked in both orders."
+    )
+    times = [answers(config, s) for s in (config.train.samples, config.eval.samples, config.shift.samples)]
+    api = config.choices.api
+    if max(times) > 1:
+        exact = ", or once if the endpoint turns out to list log-probabilities" if api and api.mode == "auto" else ""
+        yield f"Samples: each order is asked {times[0]} (train), {times[1]} (eval) and {times[2]} (shifts) times{exact}."
+
+
+def _tokens(study: Study) -> Iterator[str]:
+    for model in _different(study):
+        lengths = model.lengths
+        if lengths.tokenizer is None:
+            yield (
+                f"Tokens of {model.name}: characters ÷ {CHARACTERS}"
+                + (f" and {TEMPLATE_TOKENS} a prompt for the chat template" if lengths.chat else "")
+                + "; its tokenizer is not on this machine."
+            )
+        elif lengths.assumed:
+            yield f"Tokens of {model.name}: by its tokenizer, and {TEMPLATE_TOKENS} a prompt for the chat template."
+        else:
+            yield f"Tokens of {model.name}: by its tokenizer{' and chat template' if lengths.chat else ''}."
+
+
+def _money(study: Study, lines: list[Line]) -> Iterator[str]:
+    api = study.config.choices.api
+    if api is None:
+        return
+    length = api.max_tokens or ANSWER_TOKENS
+    yield (
+        f"Answers of {api.model}: {length} tokens each"
+        + ("" if api.max_tokens else "; a model that thinks first takes many more, which choices.api.max_tokens says")
+        + "."
+    )
+    if api.prices is None:
+        yield "Dollars: ?; give choices.api.prices.prompt and choices.api.prices.completion, in dollars a million tokens."
+    else:
+        yield (
+            f"Dollars: {api.prices.prompt:g} and {api.prices.completion:g} for a million tokens of prompts and answers; "
+            "no cache, no retries" + (", no judge." if api.judge else ".")
+        )
+    if api.budget_usd is None and api.budget_tokens is None:
+        yield "Budgets: none; choices.api.budget_usd and choices.api.budget_tokens limit what one node may spend."
+    asking = [line for line in lines if line.need.requests]
+    if api.budget_usd is not None:
+        yield f"Budget: {dollars(api.budget_usd)} a node (choices.api.budget_usd)."
+        for line in asking if api.prices is not None else ():
+            yield from _over(line, lambda need: need.dollars or 0.0, api.budget_usd, dollars)
+    if api.budget_tokens is not None:
+        yield f"Budget: {tokens(api.budget_tokens)} a node (choices.api.budget_tokens)."
+        for line in asking:
+            yield from _over(line, lambda need: need.prompt_tokens + need.completion_tokens, api.budget_tokens, tokens)
+
+
+def _over(line: Line, of: Callable[[Need], float], budget: float, shown: Callable[[float], str]) -> Iterator[str]:
+    """A sentence if the most that a node of `line` takes is more than its budget."""
+    need = max(line.needs, key=of)
+    most, least = of(need), of(need) * need.pairs_least / need.pairs
+    if most <= budget:
+        return
+    if line.step == "shift-measure":
+        yield f"{line.step}: a node takes {shown(most)}, and stops at its budget of {shown(budget)}: raise it first."
+    elif least > budget:
+        yield f"{line.step}: {shown(least)} at least, and ends at its budget of {shown(budget)} before it can converge."
+    else:
+        yield f"{line.step}: {shown(most)} at most, and ends at its budget of {shown(budget)} if not converged by then."
+
+
+def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
+    pods = sum(len(line.needs) for line in lines if line.node == "gpu")
+    choices = f"{CHOICE_RATE:,} tokens a second for choices and " if study.config.choices.api is None else ""
+    yield (
+        f"GPU hours: of one H200, at {choices}{ACTIVATION_RATE:,} tokens a second for activations, which "
+        f"benchmarks/packing_gpu.py measured at {count(RATED)} parameters, in proportion to the parameters (small models "
+        f"reach less); and the weights loaded at an assumed {LOADED / 1e9:g} GB/s in each of {pods} pods."
+    )
+    for model in _different(study):
+        if model.parameters is None or model.weights is None:
+            yield f"Parameters of {model.name}: ?; its name does not say them, and its files are not on this machine."
+        else:
+            how = "name says" if model.by_name else "files say"
+            yield f"Parameters of {model.name}: {count(model.parameters)}, as its {how}; weights {size(model.weights)}."
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        yield "This machine has no GPU: here the same steps run on the CPU and take far longer."
+
+
+def _storage(study: Study) -> Iterator[str]:
+    api = study.config.choices.api
+    kind = "local" if api is None else "exact" if api.mode == "exact" else "sampled"
+    longer = f", {MORE} more for each token of an answer after {ANSWER_TOKENS}" if api is not None else ""
+    yield (
+        f"Storage: activations in float32, and about {CHOICE_BYTES[kind]:,} bytes a choice with its answer{longer}, as "
+        "synthetic rows take; smaller files are left out."
+    )
+    unknown = [m.name for m in _different(study) if m.d is None or m.n_layers is None]
+    unknown += [name for name, d in study.widths.items() if name in study.config.encoders and d is None]
+    if unknown:
+        yield (
+            f"Storage of the activations of {', '.join(unknown)}: ?; no config.json on this machine says layers and width. "
+            "Download the files, or name a local folder as the source."
+        )
+
+
+def _different(study: Study) -> list[ModelFacts]:
+    """The models, each once: the untrained one is the model."""
+    return [model for name, model in study.models.items() if name != "untrained"]
