@@ -24,6 +24,8 @@ class Step:
     code: int
     """Raised whenever the same inputs would give another result; part of every key."""
     does: str
+    asks: bool = False
+    """Whether it asks the model for choices: through an API it does so on a CPU node, as the template `<name>-api`."""
 
 
 STEPS = {
@@ -31,17 +33,22 @@ STEPS = {
     for step in (
         Step("tasks", "cpu", 1, "freeze disjoint train and eval sets"),
         Step("topics", "cpu", 1, "give every task its topic"),
-        Step("measure", "gpu", 1, "measure choices under active learning, fit utilities"),
+        Step("measure", "gpu", 2, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 2, "activations at the last prompt token"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
-        Step("probe", "cpu", 1, "ridge probes, tested on held-out tasks"),
+        Step("probe", "cpu", 2, "ridge probes, tested on held-out tasks"),
         Step("hoo", "cpu", 1, "probes tested on topics they never saw"),
-        Step("shift-measure", "gpu", 1, "choices under system prompts"),
+        Step("shift-measure", "gpu", 2, "choices under system prompts", asks=True),
         Step("shift-score", "gpu", 1, "activations and probe scores under system prompts"),
-        Step("shift", "cpu", 1, "do probe scores follow what system prompts change"),
-        Step("report", "cpu", 2, "figures, tables, verdict"),
+        Step("shift", "cpu", 2, "do probe scores follow what system prompts change"),
+        Step("report", "cpu", 3, "figures, tables, verdict"),
     )
 }
+
+
+TEMPLATES = {name: step.node for name, step in STEPS.items()}
+TEMPLATES |= {f"{name}-api": "cpu" for name, step in STEPS.items() if step.asks}
+"""Kind of node by Argo template."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class Node:
     params: dict[str, Any] = field(default_factory=dict)
     """Everything but the inputs that the result depends on; part of the key."""
     reads: tuple[str, ...] = ()
+    template: str = ""
+    """The Argo template that runs it: the step's name, or `<name>-api`."""
 
 
 def resolve(config: Config, objects: ObjectStore) -> dict[str, str]:
@@ -90,7 +99,8 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
 
     def add(step: str, *instance: str | int, reads: tuple[str, ...] = (), params: dict[str, Any], **args: Any) -> str:
         id_ = ".".join([step, *map(str, instance)])
-        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads)
+        template = f"{step}-api" if STEPS[step].asks and config.choices.engine == "api" else step
+        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, template)
         return id_
 
     model = _model_params(config.model, "model", pins)
@@ -100,7 +110,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     tasks = add("tasks", params={"sources": files, **sizes, "seed": seed})
     topics = add("topics", params={}, reads=(tasks,))
 
-    choices = config.choices.model_dump()
+    choices = config.choices.keyed()
     for name in ("train", "eval"):
         learning = getattr(config, name).model_dump()
         add(
@@ -149,6 +159,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         "choices": choices,
         "seed": seed,
         "comparisons": config.shift.comparisons,
+        "samples": config.shift.samples,
         **prompted,
     }
     moved = [
@@ -169,8 +180,8 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
 
 
 def fan_out(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
-    """{step: ids of its nodes}, every step named even if a study has no node of it."""
-    return {step: [n.id for n in nodes.values() if n.step.name == step] for step in STEPS}
+    """{template: ids of its nodes}, every template named even if a study has no node of it."""
+    return {template: [n.id for n in nodes.values() if n.template == template] for template in TEMPLATES}
 
 
 def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def submit(preset: Path, overrides: tuple[str, ...], run_id: str, then_watch: bo
 @_NAMESPACE
 def rerun(name: str, step: str | None, then_watch: bool, namespace: str | None) -> None:
     """Run a study again: what is in the store is taken from there, so that only what failed or is missing is done."""
-    from prefprobe.cluster.nodes import run_id
+    from prefprobe.cluster.nodes import run_id, template_of
     from prefprobe.cluster.workflows import REPLICATE
 
     _, workflow = _find(name, namespace)
@@ -62,7 +62,7 @@ def rerun(name: str, step: str | None, then_watch: bool, namespace: str | None) 
     if step is not None:
         if run is None:
             raise BadConfig(f"{name} has started no run yet, so that no step of it can run alone; see its logs.")
-        template = step.partition(".")[0]
+        template = template_of(workflow, step)
         made = _workflow(f"{template}-", f"prefprobe-{template}", {"run": run, "node": step})
     else:
         given = {p["name"]: p["value"] for p in (workflow["spec"].get("arguments") or {}).get("parameters") or []}

@@ -23,6 +23,8 @@ class PodNode:
 
     id: str
     """Such as `extract.model.3`; `start` and `outcome` are the workflow's own."""
+    template: str
+    """The Argo template that runs it, such as `extract`, or `measure-api` where an API is asked."""
     node_id: str
     """Argo's id."""
     pod: str
@@ -47,6 +49,7 @@ def pod_nodes(workflow: dict[str, Any]) -> list[PodNode]:
         id_ = given.get("node") or template
         found[id_] = PodNode(
             id=id_,
+            template=template,
             node_id=node["id"],
             pod=_pod(name, node, template),
             phase=node.get("phase") or "Pending",
@@ -57,6 +60,13 @@ def pod_nodes(workflow: dict[str, Any]) -> list[PodNode]:
             message=node.get("message") or "",
         )
     return list(found.values())
+
+
+def template_of(workflow: dict[str, Any], step: str) -> str:
+    """The template that ran `step`, or a node of it, in this workflow; the step's own name if none has."""
+    name = step.partition(".")[0]
+    ran = {node.template for node in pod_nodes(workflow) if node.id.partition(".")[0] == name}
+    return next(iter(ran), name)
 
 
 def phase(workflow: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefprobe.pipeline import STEPS
+from prefprobe.pipeline import TEMPLATES
 from tests.chart.api_server import SERVICE, SLICE, ApiServer
 from tests.chart.rendering import BASE, CHART, NAMESPACE, Objects, merged, parse, pods, render, run, tool
 
@@ -73,9 +73,9 @@ def reaches(rules: list[Rule], address: str, port: int) -> bool:
 
 
 INTERNET, PRIVATE, IPV6 = "93.184.216.34", "10.20.30.40", "2606:2800:220:1::1"
-HUB = {"start", "embed", "extract", "shift-score"}
-API = {"topics", "measure", "shift-measure"}
-STEP_NAMES = [*STEPS, "start", "outcome", "prefprobe-test"]
+HUB = {"start", "embed", "measure", "extract", "shift-measure", "shift-score"}
+API = {"topics", "measure-api", "shift-measure-api"}
+STEP_NAMES = [*TEMPLATES, "start", "outcome", "prefprobe-test"]
 IN_CLUSTER: dict[str, Any] = {"store": {"endpoint": "http://minio.data.svc.cluster.local:9000"}}
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS
+from prefprobe.pipeline import TEMPLATES
 from tests.chart.rendering import (
     BASE,
     CHART,
@@ -62,7 +62,7 @@ SETS: dict[str, dict[str, Any]] = {
     "kind": yaml.safe_load(KIND.read_text("utf-8")),
 }
 ALWAYS = {
-    *(("WorkflowTemplate", f"prefprobe-{name}") for name in (*STEPS, "start", "outcome", "replicate")),
+    *(("WorkflowTemplate", f"prefprobe-{name}") for name in (*TEMPLATES, "start", "outcome", "replicate")),
     *(("ConfigMap", name) for name in ("prefprobe", "prefprobe-limits", "prefprobe-artifacts")),
     ("ServiceAccount", "prefprobe"),
     ("ServiceAccount", "prefprobe-executor"),
@@ -121,7 +121,7 @@ def test_kubernetes_takes_every_object(rendered: Objects) -> None:
 @every_set
 def test_kubernetes_takes_every_pod_and_admits_it_under_the_restricted_profile(rendered: Objects) -> None:
     found = pods(rendered)
-    assert set(found) >= {*STEPS, "start", "outcome", "prefprobe-test"}
+    assert set(found) >= {*TEMPLATES, "start", "outcome", "prefprobe-test"}
     for name, pod in found.items():
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
         assert violations(pod) == [], name
@@ -193,7 +193,7 @@ def test_the_only_secret_is_a_token_that_kubernetes_fills(rendered: Objects) -> 
 
 
 def test_secrets_are_seen_only_where_they_are_used() -> None:
-    asks, fetches = {"topics", "measure", "shift-measure"}, {"start", "embed", "measure", "extract"}
+    asks, fetches = {"topics", "measure-api", "shift-measure-api"}, {"start", "embed", "measure", "extract"}
     fetches |= {"shift-measure", "shift-score"}
     found = {
         name: secrets_named(pod) for name, pod in pods(render({**DEV_STORE, "secrets": EVERYTHING["secrets"]})).items()

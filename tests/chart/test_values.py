@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS
+from prefprobe.pipeline import STEPS, TEMPLATES
 from tests.chart.rendering import CHART as CHART_FOLDER
 from tests.chart.rendering import KIND, NAMESPACE, Objects, leaves, parse, pod, render, run, source_leaves, tool
 
-GPU = {name for name, step in STEPS.items() if step.node == "gpu"}
-CPU = {*STEPS, "start", "outcome"} - GPU
+GPU = {name for name, node in TEMPLATES.items() if node == "gpu"}
+CPU = {*TEMPLATES, "start", "outcome"} - GPU
 READ_MODELS = GPU | {"start", "embed"}
 DIGEST = "sha256:" + "a" * 64
 Leaf = dict[str, Any]
@@ -38,7 +38,7 @@ def images(values: Mapping[str, Any]) -> dict[str, str]:
 
 def test_every_step_has_its_own_image() -> None:
     own = {name: f"prefprobe-{name}:{__version__}" for name in STEPS}
-    base = dict.fromkeys(("start", "outcome", "test"), f"prefprobe-cpu:{__version__}")
+    base = dict.fromkeys(({*TEMPLATES} - {*STEPS}) | {"start", "outcome", "test"}, f"prefprobe-cpu:{__version__}")
     assert images({}) == own | base
     assert images({"devStore": {"enabled": True}})["seaweedfs"] == f"prefprobe-seaweedfs:{__version__}"
 
@@ -56,7 +56,8 @@ def test_registry_tag_digests_and_overrides(registry: str) -> None:
     assert found.pop("extract") == "other/extract:test"
     assert found.pop("outcome") == f"other/cpu@{DIGEST}"
     assert found.pop("seaweedfs") == "weed:4"
-    assert found.pop("start") == found.pop("test") == f"{prefix}/prefprobe-cpu@{DIGEST}"
+    on_cpu = {found.pop(name) for name in ("start", "test", "measure-api", "shift-measure-api")}
+    assert on_cpu == {f"{prefix}/prefprobe-cpu@{DIGEST}"}
     assert found.pop("probe") == f"{prefix}/prefprobe-probe@{DIGEST}"
     assert found == {name: f"{prefix}/prefprobe-{name}:0.2.0-rc.1" for name in found}
 

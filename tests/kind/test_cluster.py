@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS
+from prefprobe.pipeline import STEPS, TEMPLATES
 from tests.kind.conftest import (
     BUCKET,
     CACHE,
@@ -155,7 +155,7 @@ def test_the_chart_installs_into_a_restricted_namespace_and_tests_itself(cluster
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     said = cluster.helm("test", "prefprobe", "--logs")
     assert re.search(r"Phase:\s+Succeeded", said), said
-    assert cluster.argo("template", "list").count("prefprobe-") == len(STEPS) + 3
+    assert cluster.argo("template", "list").count("prefprobe-") == len(TEMPLATES) + 3
 
 
 def test_the_study_replicates_as_it_does_on_a_laptop(first: First, local: tuple[bytes, str], release: Release) -> None:

@@ -8,13 +8,13 @@ import yaml
 
 from prefprobe import __version__
 from prefprobe.config import load_config
-from prefprobe.pipeline import STEPS, graph
+from prefprobe.pipeline import STEPS, TEMPLATES, graph
 
 ROOT = Path(__file__).parents[2]
-TEMPLATES = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}
-LEAVES = {**dict.fromkeys(("start", "outcome"), "cpu"), **{name: step.node for name, step in STEPS.items()}}
+WRITTEN = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}
+LEAVES = {**dict.fromkeys(("start", "outcome"), "cpu"), **TEMPLATES}
 READ_MODELS = {"start", "embed", "measure", "extract", "shift-measure", "shift-score"}
-ASK_PROVIDERS = {"topics", "measure", "shift-measure"}
+ASK_PROVIDERS = {"topics", "measure-api", "shift-measure-api"}
 
 
 class Pins(dict[str, str]):
@@ -25,7 +25,7 @@ class Pins(dict[str, str]):
 
 
 def template(name: str) -> dict[str, Any]:
-    spec = TEMPLATES[name]["spec"]
+    spec = WRITTEN[name]["spec"]
     (found,) = [t for t in spec["templates"] if t["name"] == name]
     return dict(found)
 
@@ -39,29 +39,41 @@ def parameters(owner: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_one_template_for_every_step() -> None:
-    assert set(TEMPLATES) == {*LEAVES, "replicate"}
-    assert all(t["metadata"]["name"] == f"prefprobe-{name}" for name, t in TEMPLATES.items())
+    assert set(WRITTEN) == {*LEAVES, "replicate"}
+    assert all(t["metadata"]["name"] == f"prefprobe-{name}" for name, t in WRITTEN.items())
 
 
-def test_the_workflow_has_the_graph_of_the_pipeline() -> None:
-    config = load_config(ROOT / "presets" / "demo.yaml", ["base.source=b", "activations.shards=2", "shift.shards=2"])
-    nodes = graph(config, Pins(), "r")
-    reads: dict[str, set[str]] = {name: set() for name in STEPS}
+API = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
+MANY = ["base.source=b", "activations.shards=2", "shift.shards=2"]
+
+
+@pytest.mark.parametrize("engine", [[], API], ids=["local", "api"])
+def test_the_workflow_has_the_graph_of_the_pipeline(engine: list[str]) -> None:
+    nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(), "r")
+    reads: dict[str, set[str]] = {node.template: set() for node in nodes.values()}
     for node in nodes.values():
-        reads[node.step.name] |= {nodes[r].step.name for r in node.reads} - {node.step.name}
-    tasks = dag()
-    assert set(tasks) == {"start", *STEPS}
-    written = {name: set(task.get("dependencies", ())) for name, task in tasks.items()}
-    assert written.pop("start") == set()
+        reads[node.template] |= {nodes[r].template for r in node.reads} - {node.template}
+    assert set(dag()) == {"start", *TEMPLATES}
+    # of a template and its `-api` one has nodes, and who waits for one waits for both
+    written = {name: set(task.get("dependencies", ())) & reads.keys() for name, task in dag().items() if name in reads}
     # what reads nothing waits for the run; an encoder's prompted texts are in embed with its tasks, which wait for them
-    assert written == {name: set(found) or {"start"} for name, found in reads.items()}
+    assert dag()["tasks"]["dependencies"] == ["start"]
+    assert written == reads
+
+
+def test_who_waits_for_a_template_waits_for_its_api_too() -> None:
+    for name, task in dag().items():
+        waits = set(task.get("dependencies", ()))
+        for step in (s.name for s in STEPS.values() if s.asks):
+            assert (step in waits) == (f"{step}-api" in waits), name
 
 
 def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
-    config = load_config(ROOT / "presets" / "demo.yaml", ["activations.shards=2", "shift.shards=2"])
-    counts = dict.fromkeys(STEPS, 0)
-    for node in graph(config, Pins(), "r").values():
-        counts[node.step.name] += 1
+    several = set()
+    for engine in ([], API):
+        nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(), "r").values()
+        of = [node.template for node in nodes]
+        several |= {template for template in of if of.count(template) > 1}
     outputs = {p["name"]: p["valueFrom"]["path"] for p in template("start")["outputs"]["parameters"]}
     for name, task in dag().items():
         if name == "start":
@@ -69,7 +81,7 @@ def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
         assert task["templateRef"] == {"name": f"prefprobe-{name}", "template": name}
         values = parameters(task["arguments"])
         assert values.pop("run") == "{{tasks.start.outputs.parameters.run}}"
-        if counts[name] > 1:
+        if name in several:
             assert task["withParam"] == f"{{{{tasks.start.outputs.parameters.{name}}}}}", name
             assert values == {"node": "{{item}}"}
             assert outputs.pop(name) == f"/data/out/{name}"
@@ -83,7 +95,7 @@ def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
 def test_a_leaf_runs_its_own_image_on_its_kind_of_node(name: str) -> None:
     leaf, node = template(name), LEAVES[name]
     container, labels = leaf["container"], leaf["metadata"]["labels"]
-    image = "cpu" if name in ("start", "outcome") else name
+    image = name if name in STEPS else "cpu"
     assert container["image"] == f"prefprobe-{image}:{__version__}"
     assert labels == {
         "app.kubernetes.io/name": "prefprobe",
@@ -132,18 +144,19 @@ def test_a_leaf_is_retried_by_its_exit_code(name: str) -> None:
     assert not {"daemon", "memoize"} & set(leaf)
 
 
-@pytest.mark.parametrize("name", sorted(STEPS))
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_a_step_runs_alone(name: str) -> None:
-    spec = TEMPLATES[name]["spec"]
+    spec = WRITTEN[name]["spec"]
     assert spec["entrypoint"] == name
-    assert parameters(spec["arguments"]) == {"run": None, "node": name}
-    assert parameters(template(name)["inputs"]) == {"run": None, "node": name}
+    alone = {"run": None, "node": name.removesuffix("-api")}
+    assert parameters(spec["arguments"]) == alone
+    assert parameters(template(name)["inputs"]) == alone
     args = template(name)["container"]["args"]
     assert args[:4] == ["step", "{{inputs.parameters.node}}", "--run", "{{inputs.parameters.run}}"]
 
 
 def test_the_presets_are_the_models_to_choose_from() -> None:
-    spec = TEMPLATES["replicate"]["spec"]
+    spec = WRITTEN["replicate"]["spec"]
     by_name = {p["name"]: p for p in spec["arguments"]["parameters"]}
     assert set(by_name["model"]["enum"]) == {p.stem for p in (ROOT / "presets").glob("*.yaml")}
     assert all(p["description"] and "value" in p for p in by_name.values())

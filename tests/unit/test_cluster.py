@@ -314,6 +314,14 @@ def test_rerun_of_a_study_and_of_a_step(server: Server) -> None:
     assert made["metadata"]["generateName"] == "shift-score-"
 
 
+def test_rerun_of_a_step_that_asked_an_api_asks_it_again(server: Server) -> None:
+    server.statuses = [
+        status("Succeeded", START, pod("measure-api", "measure-api(0:measure.train)(0)", "Succeeded", 2))
+    ]
+    assert call("rerun", "w", "--step", "measure.train") == 0
+    assert submitted(server)["spec"]["workflowTemplateRef"] == {"name": "prefprobe-measure-api"}
+
+
 @pytest.mark.parametrize(
     ("errors", "code", "sentence"),
     [
