@@ -7,19 +7,15 @@ line (`--set train.max_rounds=2`). A key that does not exist is an error everywh
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from prefprobe.choices.api_settings import ApiSettings
 from prefprobe.errors import BadConfig
-
-
-class Settings(BaseModel):
-    """A block of a preset; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from prefprobe.settings import Settings
 
 
 class ModelSettings(Settings):
@@ -47,11 +43,24 @@ class TaskSettings(Settings):
 class ChoiceSettings(Settings):
     """How one choice between two tasks is made."""
 
-    engine: Literal["local"] = Field("local", description="local: exact label probabilities from own weights")
+    engine: Literal["local", "api"] = Field(
+        "local", description="local: exact label probabilities from own weights; api: the model behind `api`"
+    )
+    api: ApiSettings | None = None
     temperature: float = Field(1.0, gt=0)
     label_a: str = "Task A:"
     label_b: str = "Task B:"
     part: int = Field(192, ge=2, description="choices measured between two saves; at most this many are repeated")
+
+    @model_validator(mode="after")
+    def _an_api_if_one_is_asked(self) -> Self:
+        if (self.engine == "api") != (self.api is not None):
+            raise ValueError("`api` is given with `engine: api`, and only then")
+        return self
+
+    def keyed(self) -> dict[str, Any]:
+        """What choices depend on: all but the pace and the credentials with which an API is asked."""
+        return self.model_dump(mode="json", exclude={"api": {"transport": True, "key": True, "judge": {"key": True}}})
 
 
 class ActiveLearningSettings(Settings):
@@ -67,7 +76,7 @@ class ActiveLearningSettings(Settings):
     rank_threshold: float = Field(0.995, gt=0, lt=1, description="rank correlation with the round before")
     reliability_threshold: float = Field(0.9, gt=0, lt=1, description="split-half reliability (Spearman-Brown)")
     samples: int = Field(
-        1, ge=1, description="answers per ordered pair where answers are sampled; exact engines need one"
+        1, ge=1, description="answers to each order of a pair where answers are sampled; read off, one is all there is"
     )
 
 
@@ -94,6 +103,7 @@ class ShiftSettings(Settings):
         ["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
     )
     comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
+    samples: int = Field(1, ge=1, description="as for train and eval")
     baseline: str = "You are a helpful assistant."
     shards: int = Field(1, ge=1, le=64)
 

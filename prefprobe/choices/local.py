@@ -1,6 +1,6 @@
 """The exact engine: both label probabilities of an ordered pair from one forward pass of own weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,11 @@ import torch
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.packing import check_packing, forward
 from prefprobe.choices import stimulus as wording
-from prefprobe.choices.log import Answer
+from prefprobe.choices.engine import Answer, Question, Reading
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
+from prefprobe.store.formats import read_json
+from prefprobe.store.keys import canonical_json
 
 _ROWS = 256
 """Answers read at once: in float64 a vocabulary of 262,000 takes 2 MB a position."""
@@ -23,10 +25,14 @@ class LocalEngine:
     """
 
     name = "exact-local"
+    exact = True
 
-    def __init__(self, model: LoadedModel, stimulus: Stimulus, temperature: float, revision: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: LoadedModel, stimulus: Stimulus, temperature: float, revision: Mapping[str, Any], part: int
+    ) -> None:
         check_packing(model)
-        self._model, self._stimulus, self._temperature = model, stimulus, temperature
+        self._model, self._stimulus, self._temperature, self._part = model, stimulus, temperature, part
+        self.about: dict[str, Any] = {}
         self.identity = {
             "engine": self.name,
             "model": dict(revision),
@@ -46,18 +52,23 @@ class LocalEngine:
             )
         self._shared, self._a, self._b = tokens_a[:shared], tokens_a[shared], tokens_b[shared]
 
-    def measure(self, requests: Sequence[tuple[str | None, str, str]]) -> list[Answer]:
-        """See `Engine.measure`."""
-        answers: dict[int, Answer] = {}
-        by_system: dict[str | None, list[int]] = {}
-        for index, (system, _, _) in enumerate(requests):
-            by_system.setdefault(system, []).append(index)
-        for indices in by_system.values():  # requests under one system prompt share its computation
-            answers |= zip(indices, self._measure([requests[i] for i in indices]), strict=True)
-        return [answers[i] for i in range(len(requests))]
+    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+        """See `Engine.answer`. Parts are cut at fixed places: the last digits of an answer depend on its neighbours."""
+        for start in range(0, len(questions), self._part):
+            part = questions[start : start + self._part]
+            by_system: dict[str | None, list[Question]] = {}
+            for question in part:
+                by_system.setdefault(question.system, []).append(question)
+            # questions under one system prompt share its computation
+            save([answer for some in by_system.values() for answer in self._measure(some)])
 
-    def _measure(self, requests: Sequence[tuple[str | None, str, str]]) -> list[Answer]:
-        prompts = [self._model.prompt_tokens(self._stimulus.message(a, b), system) for system, a, b in requests]
+    def read(self, answer: Answer) -> Reading:
+        """See `Engine.read`."""
+        logit, label_mass = read_json(answer.raw.encode())
+        return Reading("exact", logit, label_mass)
+
+    def _measure(self, questions: Sequence[Question]) -> list[Answer]:
+        prompts = [self._model.prompt_tokens(self._stimulus.message(q.first, q.second), q.system) for q in questions]
         _, hidden = forward(self._model, [p + self._shared for p in prompts], tail=len(self._shared) + 1)
         assert hidden is not None
         with torch.inference_mode():
@@ -66,14 +77,17 @@ class LocalEngine:
             raise BadConfig(
                 "the model's label probabilities are not finite; use float32 or bfloat16 instead of float16."
             )
-        return [Answer(*row) for row in rows.tolist()]
+        return [
+            Answer(q.id, canonical_json(row).decode(), prompt_tokens=len(p) + len(self._shared))
+            for q, p, row in zip(questions, prompts, rows.tolist(), strict=True)
+        ]
 
     def _read(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(n, shared + 1, d) final hidden states → (n, 3): logit, P(A), label mass."""
+        """(n, shared + 1, d) final hidden states → (n, 2): logit, label mass."""
         logits = self._model.head(hidden.to(next(self._model.head.parameters()).dtype)).double()
         log_p = logits.log_softmax(-1)
         mass = torch.logaddexp(log_p[:, -1, self._a], log_p[:, -1, self._b])
         for position, token in enumerate(self._shared):
             mass += log_p[:, position, token]
         logit = (logits[:, -1, self._a] - logits[:, -1, self._b]) / self._temperature
-        return torch.stack([logit, logit.sigmoid(), mass.exp()], dim=1)
+        return torch.stack([logit, mass.exp()], dim=1)

@@ -1,15 +1,23 @@
-"""The choice log: what was asked, what came back, each observation under its identity, in immutable parts."""
+"""The choice log: what was asked, and what each answer says, one row a choice."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.special import expit
 
+from prefprobe.choices.answers import AnswerLog, Spend, table
+from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.progress import Progress
-from prefprobe.store.formats import parquet_bytes, read_parquet
-from prefprobe.store.keys import canonical_json, sha256
-from prefprobe.store.steps import StepStore
+from prefprobe.store.keys import canonical_json
+from prefprobe.utilities.observations import Ids
+from prefprobe.utilities.thurstonian import Comparisons
+
+if TYPE_CHECKING:
+    from prefprobe.choices.judge import Judge
 
 SCHEMA = pa.schema(
     [
@@ -18,11 +26,15 @@ SCHEMA = pa.schema(
         ("prompt_id", pa.string()),
         ("task_a", pa.string()),
         ("task_b", pa.string()),
-        ("logit", pa.float64()),
+        ("repeat", pa.int32()),
+        ("outcome", pa.string()),
         ("p_a", pa.float64()),
+        ("logit", pa.float64()),
         ("label_mass", pa.float64()),
+        ("judged", pa.bool_()),
     ]
 )
+"""One row a choice. `p_a` is P(A) of an exact outcome, 1 or 0 of a sampled one, and null where nothing was chosen."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,84 +44,98 @@ class Request:
     prompt_id: str
     task_a: str
     task_b: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an exact engine reads off: log P(A)/P(B) given a label, and the probability that an answer begins with one."""
-
-    logit: float
-    p_a: float
-    label_mass: float
-
-
-class Engine(Protocol):
-    """Anything that answers requests."""
-
-    name: str
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """All that an answer depends on besides the texts: model, temperature, stimulus."""
-        ...
-
-    def measure(self, requests: Sequence[tuple[str | None, str, str]]) -> list[Answer]:
-        """Answers to (system prompt, text shown first, text shown second), in order."""
-        ...
+    repeat: int = 0
 
 
 @dataclass
 class ChoiceLog:
-    """Measures requests part by part; a part that is in the store is read, never measured again."""
+    """Asks an engine, reads its answers, and has a judge read those that say nothing to the parser."""
 
-    store: StepStore
     engine: Engine
+    answers: AnswerLog
     texts: Mapping[str, str]
     """Task id → text."""
     prompts: Mapping[str, str]
     """Prompt id → system prompt; the id "" stands for none and is not in here."""
-    part: int
     progress: Progress
+    judge: "Judge | None" = None
+    verdicts: AnswerLog | None = None
+    """The judge's answers; there if `judge` is."""
+    interview: Spend = field(default_factory=Spend)
+    """What it took to find out how to ask."""
+    asked: dict[str, Answer] = field(default_factory=dict)
+    """Every answer that is in a table so far."""
+
+    def __post_init__(self) -> None:
+        self._identity = hashlib.sha256(canonical_json(dict(self.engine.identity)))
 
     def measure(self, requests: Sequence[Request], round_: int, unit: str = "choices") -> pa.Table:
-        """All requests of one round as a table with the columns of SCHEMA.
+        """All requests of one round as a table with the columns of SCHEMA, sorted by request.
 
-        Requests are sorted so that prompts and first tasks stand together, which lets an engine compute shared beginnings
-        once, and cut into parts at fixed places: a resumed round repeats exactly the parts that are missing.
+        Sorted requests have prompts and first tasks standing together, which lets an engine, or a provider, compute
+        shared beginnings once. Requests are missing from the table only where a budget did not cover them.
         """
-        ordered = sorted(set(requests))
-        parts = [ordered[i : i + self.part] for i in range(0, len(ordered), self.part)]
-        names = [f"round-{round_:03d}-part-{k:05d}.parquet" for k in range(len(parts))]
-        there = self.store.parts()
-        saved = sum(len(p) for n, p in zip(names, parts, strict=True) if n in there)
-        self.progress.start(len(ordered), f"{unit}, round {round_}", saved)
-        tables = []
-        for name, part in zip(names, parts, strict=True):
-            if name in there:
-                tables.append(read_parquet(self.store.read_part(name)))
-                continue
-            answers = self.engine.measure([self._shown(r) for r in part])
-            rows = [
-                {
-                    "choice_id": self._identity(r),
-                    "round": round_,
-                    "prompt_id": r.prompt_id,
-                    "task_a": r.task_a,
-                    "task_b": r.task_b,
-                }
-                | {"logit": a.logit, "p_a": a.p_a, "label_mass": a.label_mass}
-                for r, a in zip(part, answers, strict=True)
-            ]
-            data = parquet_bytes(pa.Table.from_pylist(rows, schema=SCHEMA))
-            first = self.store.write_part(name, data)
-            # another process may have saved this part meanwhile, and the first one counts
-            tables.append(read_parquet(data if first.digest == sha256(data) else self.store.read_part(name)))
-            self.progress.advance(len(part))
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        questions = {r: self._question(r) for r in sorted(set(requests))}
+        self.progress.start(len(questions), f"{unit}, round {round_}", self.answers.known(questions.values()))
+        found = self.answers.ask(self.engine, list(questions.values()), self.progress)
+        self.asked |= found
+        readings = {id_: self.engine.read(answer) for id_, answer in found.items()}
+        judged = self._judge({id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"})
+        rows = [
+            asdict(r) | _row(q.id, round_, judged.get(q.id, readings[q.id]), q.id in judged)
+            for r, q in questions.items()
+            if q.id in found
+        ]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
 
-    def _shown(self, request: Request) -> tuple[str | None, str, str]:
+    @property
+    def spend(self) -> Spend:
+        """What this step has paid so far, in this process and before it, the judge included."""
+        return sum((log.spend for log in (self.answers, self.verdicts) if log), self.interview)
+
+    def table(self) -> pa.Table:
+        """Every answer behind the choices so far, as it came, sorted by its question's identity."""
+        return table(self.asked[id_] for id_ in sorted(self.asked))
+
+    def _judge(self, unparsed: Mapping[str, Answer]) -> dict[str, Reading]:
+        """What the judge makes of answers; those that it cannot tell either are left out."""
+        if self.judge is None or self.verdicts is None or not unparsed:
+            return {}
+        questions = {id_: self.judge.question(answer) for id_, answer in unparsed.items()}
+        self.progress.start(len(questions), "answers for the judge", self.verdicts.known(questions.values()))
+        found = self.verdicts.ask(self.judge, list(questions.values()), self.progress)
+        readings = {id_: self.judge.read(found[q.id]) for id_, q in questions.items() if q.id in found}
+        return {id_: reading for id_, reading in readings.items() if reading.outcome in ("a", "b", "refusal")}
+
+    def _question(self, request: Request) -> Question:
         system = self.prompts[request.prompt_id] if request.prompt_id else None
-        return system, self.texts[request.task_a], self.texts[request.task_b]
+        first, second = self.texts[request.task_a], self.texts[request.task_b]
+        identity = self._identity.copy()
+        identity.update(canonical_json([system, first, second, request.repeat]))
+        return Question(identity.hexdigest()[:32], system, first, second, request.repeat)
 
-    def _identity(self, request: Request) -> str:
-        return sha256(canonical_json([dict(self.engine.identity), *self._shown(request)]))[:32]
+
+def _row(id_: str, round_: int, reading: Reading, judged: bool) -> dict[str, Any]:
+    p_a = {"a": 1.0, "b": 0.0}.get(reading.outcome)
+    if reading.outcome == "exact":
+        assert reading.logit is not None
+        p_a = float(expit(reading.logit))
+    about = {"choice_id": id_, "round": round_, "outcome": reading.outcome, "judged": judged}
+    return about | {"p_a": p_a, "logit": reading.logit, "label_mass": reading.label_mass}
+
+
+def comparisons(choices: pa.Table, task_ids: Ids = ()) -> Comparisons:
+    """What choices say of each pair: exact logits without their position bias, or counts of sampled answers.
+
+    Refusals, unparsed and failed answers say nothing of a pair. An exact choice counts if its other order is there too:
+    alone it would bring its position bias with it. `task_ids` adds tasks that no choice names.
+    """
+    exact = choices.filter(pc.equal(choices.column("outcome"), "exact")).select(["task_a", "task_b", "logit"])
+    if exact.num_rows:
+        other_order = exact.select(["task_a", "task_b"])
+        both = exact.join(other_order, ["task_a", "task_b"], ["task_b", "task_a"], join_type="left semi")
+        a, b = (both.column(c).combine_chunks() for c in ("task_a", "task_b"))
+        return Comparisons.from_logits(a, b, both.column("logit").to_numpy(), task_ids=task_ids)
+    sampled = choices.filter(pc.is_in(choices.column("outcome"), pa.array(["a", "b"])))
+    a, b = (sampled.column(c).combine_chunks() for c in ("task_a", "task_b"))
+    return Comparisons.from_choices(a, b, sampled.column("p_a").to_numpy(), task_ids=task_ids)

@@ -1,18 +1,27 @@
 """The active-learning loop: measure pairs, fit utilities, choose the next pairs, stop when more would change little."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
-from prefprobe.choices.log import ChoiceLog, Request
-from prefprobe.choices.pairs import initial_pairs, select_pairs
+from prefprobe.choices.answers import Spend
+from prefprobe.choices.log import ChoiceLog, Request, comparisons
+from prefprobe.choices.pairs import Pairs, initial_pairs, select_pairs
 from prefprobe.config import ActiveLearningSettings
+from prefprobe.errors import BadConfig
+from prefprobe.store.formats import json_bytes, read_json
+from prefprobe.store.steps import StepStore
 from prefprobe.utilities import thurstonian
 from prefprobe.utilities.reliability import additive_r2, split_half
-from prefprobe.utilities.thurstonian import Comparisons, Utilities
+from prefprobe.utilities.thurstonian import Utilities
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -24,106 +33,168 @@ class Measured:
     summary: dict[str, Any]
 
 
-def measure_utilities(task_ids: list[str], settings: ActiveLearningSettings, log: ChoiceLog, seed: int) -> Measured:
-    """Measure `task_ids` until converged or out of rounds.
+@dataclass(frozen=True)
+class Round:
+    """A finished round, as it is saved: where a loop that was killed goes on."""
+
+    pairs: Pairs
+    """(k, 2) the pairs that were new in it, as task numbers in the order of their ids."""
+    mu: Floats
+    """(n,) utilities after it, from which the next pairs follow."""
+    log_sigma: Floats
+    """(n,)"""
+    diagnostics: dict[str, Any]
+
+    @classmethod
+    def of(cls, data: bytes) -> "Round":
+        """From the bytes of its part."""
+        saved = read_json(data)
+        pairs = np.array(saved["pairs"], dtype=np.int64).reshape(-1, 2)
+        return cls(pairs, np.array(saved["mu"]), np.array(saved["log_sigma"]), saved["diagnostics"])
+
+    def data(self) -> bytes:
+        """The bytes of its part; every number comes back as it was."""
+        arrays = {"pairs": self.pairs.tolist(), "mu": self.mu.tolist(), "log_sigma": self.log_sigma.tolist()}
+        return json_bytes(arrays | {"diagnostics": self.diagnostics})
+
+
+def measure_utilities(
+    task_ids: list[str], settings: ActiveLearningSettings, log: ChoiceLog, store: StepStore, seed: int
+) -> Measured:
+    """Measure `task_ids` until converged, out of rounds, or out of budget; rounds are saved as parts in `store`.
 
     A round counts as converged if its utilities rank the tasks as the round before did (`rank_threshold`), agree between
     random halves of the pairs (`reliability_threshold`), and rest on new information: at least half a batch of new pairs.
-    Every random draw is seeded by the round, so that a resumed loop asks for the same pairs.
+    The generator of a round is seeded by its number, so that a resumed loop asks for the same pairs.
+    Raises BadConfig if the budget covers no choice at all.
     """
-    task_ids = sorted(task_ids)
-    ids = np.array(task_ids)
-    pairs = np.empty((0, 2), dtype=np.int64)
+    ids = np.array(sorted(task_ids))
+    saved = store.parts()
+    rounds: list[Round] = []
     tables: list[pa.Table] = []
-    rounds: list[dict[str, Any]] = []
-    utilities: Utilities | None = None
     stopped = "max_rounds"
-    for number in range(settings.max_rounds):
-        rng = np.random.default_rng([seed, 2, number])
-        if utilities is None:
-            new = initial_pairs(len(ids), settings.initial_degree, rng)
-        else:
-            new = select_pairs(
-                utilities.mu, pairs, settings.batch, rng, percentile=settings.percentile, relax=settings.relax
-            )
-        if len(new) == 0:
+    while len(rounds) < settings.max_rounds:
+        number, name = len(rounds), f"round-{len(rounds):03d}.json"
+        before = rounds[-1] if rounds else None
+        done = Round.of(store.read_part(name)) if name in saved else None
+        pairs = (
+            done.pairs if done else _next_pairs(rounds, len(ids), settings, np.random.default_rng([seed, 2, number]))
+        )
+        if len(pairs) == 0:
             stopped = "no pairs left"
             break
-        requests = [Request("", ids[i], ids[j]) for pair in new for i, j in (pair, pair[::-1])]
+        requests = _requests(ids, pairs, 1 if log.engine.exact else settings.samples)
         tables.append(log.measure(requests, number))
-        pairs = np.concatenate([pairs, new])
-        choices = pa.concat_tables(tables)
-        comparisons = _comparisons(choices, task_ids)
-        before = utilities
-        start = None if before is None else (before.mu, np.log(before.sigma))
-        utilities = thurstonian.fit(comparisons, start=start)
-        halves = split_half(comparisons, seed=seed)
-        rounds.append(_diagnostics(number, new, tables[-1], before, utilities, halves))
-        if _converged(rounds[-1], halves, settings):
+        if done is None:
+            done = _finished(number, pairs, pa.concat_tables(tables), tables[-1], log, ids, before, seed)
+            if tables[-1].num_rows == len(requests):
+                store.write_part(name, done.data())
+        rounds.append(done)
+        if tables[-1].num_rows < len(requests):
+            stopped = "budget"
+            break
+        if _converged(done.diagnostics, settings):
             stopped = "converged"
             break
-    assert utilities is not None
+    choices = pa.concat_tables(tables)
     # the last fit starts from zero like anyone's who fits the log again
-    utilities = thurstonian.fit(comparisons)
-    return Measured(choices, utilities, _summary(choices, pairs, utilities, rounds, halves, stopped, len(ids)))
+    utilities = thurstonian.fit(comparisons(choices, ids))
+    return Measured(choices, utilities, _summary(choices, utilities, rounds, log, stopped))
 
 
-def _comparisons(choices: pa.Table, task_ids: list[str]) -> Comparisons:
-    a, b, logit = (choices.column(c).to_pylist() for c in ("task_a", "task_b", "logit"))
-    return Comparisons.from_logits(a, b, logit, task_ids=task_ids)
+def _next_pairs(rounds: list[Round], n: int, settings: ActiveLearningSettings, rng: np.random.Generator) -> Pairs:
+    if not rounds:
+        return initial_pairs(n, settings.initial_degree, rng)
+    seen = np.concatenate([r.pairs for r in rounds])
+    return select_pairs(rounds[-1].mu, seen, settings.batch, rng, percentile=settings.percentile, relax=settings.relax)
 
 
-def _diagnostics(
-    number: int, new: np.ndarray, table: pa.Table, before: Utilities | None, now: Utilities, halves: dict[str, Any]
-) -> dict[str, Any]:
-    return {
+def _requests(ids: npt.NDArray[np.str_], pairs: Pairs, samples: int) -> list[Request]:
+    """Every pair in both orders, `samples` times each."""
+    shown = [(str(ids[i]), str(ids[j])) for i, j in pairs.tolist()]
+    return [Request("", *order, repeat) for a, b in shown for order in ((a, b), (b, a)) for repeat in range(samples)]
+
+
+def _finished(
+    number: int,
+    pairs: Pairs,
+    choices: pa.Table,
+    new: pa.Table,
+    log: ChoiceLog,
+    ids: npt.NDArray[np.str_],
+    before: Round | None,
+    seed: int,
+) -> Round:
+    if not new.num_rows:
+        raise BadConfig(f"the budget covers no choice of round {number}; raise it, or leave it out.")
+    compared = comparisons(choices, ids)
+    utilities = thurstonian.fit(compared, start=None if before is None else (before.mu, before.log_sigma))
+    halves = split_half(compared, seed=seed)
+    diagnostics = {
         "round": number,
-        "new_pairs": len(new),
-        "new_choices": table.num_rows,
-        "rank_correlation": None if before is None else float(spearmanr(before.mu, now.mu).statistic),
+        "new_pairs": len(pairs),
+        "new_choices": new.num_rows,
+        "rank_correlation": None if before is None else float(spearmanr(before.mu, utilities.mu).statistic),
         "split_half": halves["spearman_brown"],
-        "median_se": float(np.median(now.se)),
-        "p_first": float(np.mean(table.column("p_a").to_numpy())),
-        "label_mass": float(np.mean(table.column("label_mass").to_numpy())),
+        "reliability": halves,
+        "median_se": float(np.median(utilities.se)),
+        "p_first": pc.mean(new.column("p_a")).as_py(),
+        "label_mass": pc.mean(new.column("label_mass")).as_py(),
+        **_counts(new),
+        "spend": asdict(Spend.of(log.asked[id_] for id_ in new.column("choice_id").to_pylist())),
     }
+    return Round(pairs, utilities.mu, np.log(utilities.sigma), diagnostics)
 
 
-def _converged(round_: dict[str, Any], halves: dict[str, Any], settings: ActiveLearningSettings) -> bool:
-    rank, reliability = round_["rank_correlation"], halves["spearman_brown"]
-    informed = 2 * round_["new_pairs"] >= settings.batch
+def _counts(choices: pa.Table) -> dict[str, int]:
+    """Answers that say nothing of a pair, by kind."""
+    outcomes = Counter(choices.column("outcome").to_pylist())
+    return {"refusals": outcomes["refusal"], "unparsed": outcomes["unparsed"], "failed": outcomes["failed"]}
+
+
+def _converged(round_: dict[str, Any], settings: ActiveLearningSettings) -> bool:
+    rank, reliability = round_["rank_correlation"], round_["split_half"]
     return bool(
         rank is not None
         and reliability is not None
         and rank >= settings.rank_threshold
         and reliability >= settings.reliability_threshold
-        and informed
+        and 2 * round_["new_pairs"] >= settings.batch
     )
 
 
 def _summary(
-    choices: pa.Table,
-    pairs: np.ndarray,
-    utilities: Utilities,
-    rounds: list[dict[str, Any]],
-    halves: dict[str, Any],
-    stopped: str,
-    n_tasks: int,
+    choices: pa.Table, utilities: Utilities, rounds: list[Round], log: ChoiceLog, stopped: str
 ) -> dict[str, Any]:
-    logit, p_a, mass = (choices.column(c).to_numpy() for c in ("logit", "p_a", "label_mass"))
-    a, b = choices.column("task_a").to_pylist(), choices.column("task_b").to_pylist()
+    mass = choices.column("label_mass").drop_null().to_numpy()
+    logit = choices.column("logit").drop_null().to_numpy()
+    exact = choices.filter(pc.is_valid(choices.column("logit")))
+    answers = [log.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
     return {
-        "n_tasks": n_tasks,
-        "n_pairs": len(pairs),
+        "n_tasks": len(utilities.task_ids),
+        "n_pairs": sum(len(r.pairs) for r in rounds),
         "n_choices": choices.num_rows,
-        "rounds": rounds,
+        **_counts(choices),
+        "judged": int(pc.sum(choices.column("judged")).as_py() or 0),
+        "rounds": [r.diagnostics for r in rounds],
         "stopped": stopped,
         "converged": stopped == "converged",
-        "reliability": halves,
+        "reliability": rounds[-1].diagnostics["reliability"],
         "position_bias": {
-            "p_first": float(p_a.mean()),
-            "mean_logit": float(logit.mean()),
-            "sd_logit": float(logit.std()),
+            "p_first": pc.mean(choices.column("p_a")).as_py(),
+            "mean_logit": float(logit.mean()) if len(logit) else None,
+            "sd_logit": float(logit.std()) if len(logit) else None,
         },
-        "label_mass": {"mean": float(mass.mean()), "min": float(mass.min()), "p05": float(np.quantile(mass, 0.05))},
-        "additive_r2": additive_r2(a, b, logit),
+        "label_mass": {
+            "mean": float(mass.mean()) if len(mass) else None,
+            "min": float(mass.min()) if len(mass) else None,
+            "p05": float(np.quantile(mass, 0.05)) if len(mass) else None,
+        },
+        "additive_r2": additive_r2(*(exact.column(c).to_pylist() for c in ("task_a", "task_b", "logit")))
+        if exact.num_rows
+        else None,
+        "spend": asdict(log.spend),
+        "losses": dict(sorted(Counter(loss for a in answers for loss in a.losses).items())),
+        "failures": dict(sorted(Counter(a.finish for a in answers if a.finish.startswith("failed")).items())),
+        "served": dict(sorted(Counter(f"{a.model} by {a.provider}" for a in answers if a.model).items())),
     }

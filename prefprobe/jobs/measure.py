@@ -2,9 +2,8 @@
 
 from dataclasses import asdict
 
-from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.loop import measure_utilities
-from prefprobe.choices.stimulus import Stimulus
+from prefprobe.choices.opening import open_log
 from prefprobe.job import Job, Outputs
 from prefprobe.store.formats import json_bytes, parquet_bytes
 from prefprobe.tasks.sampling import task_set
@@ -12,25 +11,16 @@ from prefprobe.utilities.thurstonian import to_table
 
 
 def run(job: Job) -> Outputs:
-    """Writes choices.parquet, utilities.parquet and measure.json."""
+    """Writes choices.parquet, answers.parquet (as they came), utilities.parquet and measure.json."""
     texts = task_set(job.table("tasks", "tasks.parquet"), job.args["set"])  # raises on a leak, before any request
-    log = choice_log(job, texts, {})
-    measured = measure_utilities(list(texts), getattr(job.config, job.args["set"]), log, job.config.seed)
-    about = {"set": job.args["set"], "engine": log.engine.name, "temperature": job.config.choices.temperature}
+    settings = getattr(job.config, job.args["set"])
+    log = open_log(job, texts, {})
+    measured = measure_utilities(list(texts), settings, log, job.store, job.config.seed)
+    about = {"set": job.args["set"], "temperature": job.config.choices.temperature, "engine": log.engine.name}
+    about |= {"asked": log.engine.about}
     return {
         "choices.parquet": parquet_bytes(measured.choices),
+        "answers.parquet": parquet_bytes(log.table()),
         "utilities.parquet": parquet_bytes(to_table(measured.utilities)),
         "measure.json": json_bytes({**about, **measured.summary, "fit": asdict(measured.utilities.report)}),
     }
-
-
-def choice_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> ChoiceLog:
-    """The choice log of this job, with the engine that the preset names."""
-    from prefprobe.activations.loading import load_model
-    from prefprobe.choices.local import LocalEngine
-
-    choices = job.config.choices
-    model = load_model(job.config.model, job.pins["model"])
-    stimulus = Stimulus(choices.label_a, choices.label_b)
-    engine = LocalEngine(model, stimulus, choices.temperature, job.node.params["model"])
-    return ChoiceLog(job.store, engine, texts, prompts, choices.part, job.progress)

@@ -2,20 +2,19 @@
 
 import numpy as np
 
+from prefprobe.choices.log import comparisons
 from prefprobe.job import Job, Outputs
 from prefprobe.probes.heldout import heldout_probe
 from prefprobe.probes.inputs import probe_inputs
 from prefprobe.probes.ridge import ALPHAS
 from prefprobe.store.formats import json_bytes, npz_bytes, parquet_bytes
-from prefprobe.utilities.thurstonian import Comparisons
 
 
 def run(job: Job) -> Outputs:
     """Writes probe.json, predictions.parquet, and probes.npz (w and b in raw feature space) with card.json."""
     data, settings, name = probe_inputs(job), job.config.probes, job.args["features"]
-    shown = job.table("measure.eval", "choices.parquet")
-    # one row a pair, both orders' logits averaged: else position bias would pass for preference
-    pairs = Comparisons.from_logits(*(shown.column(c).to_pylist() for c in ("task_a", "task_b", "logit")))
+    # one row a pair, both orders together: else position bias would pass for preference
+    pairs = comparisons(job.table("measure.eval", "choices.parquet"))
     ids = np.array(pairs.task_ids)
     choices = (ids[pairs.i], ids[pairs.j], pairs.wins / pairs.count)
     result = heldout_probe(

@@ -31,4 +31,5 @@ def run(job: Job) -> Outputs:
     points = shift_points(experiments, behaviour, scores, BASELINE, encoder_scores)
     statistics = shift_statistics(points, encoder=encoder, seed=job.config.seed)
     summary = {"baseline": settings.baseline, "n_comparisons": len(comparisons), "experiments": statistics}
+    summary["unanswered"] = behaviour.column("dp").null_count
     return {"points.parquet": parquet_bytes(points), "shift.json": json_bytes(summary)}

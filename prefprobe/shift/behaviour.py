@@ -59,9 +59,11 @@ def comparison_tasks(utilities_mu: Mapping[str, float], topics: Mapping[str, str
 def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence[str]) -> pa.Table:
     """Δp of every task under every prompt but the baseline, against the comparison tasks, sorted by prompt and task.
 
-    For each comparison c, P(task over c) = sigmoid of the mean over both orders of presentation of the mean logit in
-    that order, so that position bias cancels. p_baseline and p_prompt are means over comparisons, dp the mean of the
-    paired differences, dp_se their sample standard deviation / √n, n the number of comparisons.
+    For each comparison c, P(task over c) gives both orders of presentation the same weight, so that position bias
+    cancels: of exact choices it is the sigmoid of the mean logit, of sampled ones the mean share of answers that choose
+    the task. p_baseline and p_prompt are means over comparisons, dp the mean of the paired differences, dp_se their
+    sample standard deviation / √n, n the number of comparisons. A comparison that drew nothing but refusals and unread
+    answers in some order, under the prompt or the baseline, is left out; with fewer than 2 left the numbers are null.
 
     Columns: prompt_id, task_id string; n int32; p_baseline, p_prompt, dp, dp_se float64. Rows may come in any order,
     and bits do not depend on it. Raises InputMissing naming a cell (prompt, task, comparison) that lacks an order or
@@ -71,19 +73,23 @@ def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence
     names = sorted(comparisons)
     if len(names) < 2 or len(set(names)) < len(names):
         raise BadConfig(f"shift: {len(names)} comparisons, expected 2 or more, each named once; choose them again.")
-    prompt, a, b = (np.array(choices.column(c).to_pylist(), np.object_) for c in ("prompt_id", "task_a", "task_b"))
-    logit = choices.column("logit").to_numpy().astype(np.float64)
+    prompt, a, b, outcome = (
+        np.array(choices.column(c).to_pylist(), np.object_) for c in ("prompt_id", "task_a", "task_b", "outcome")
+    )
+    exact = bool((outcome == "exact").any())
+    of_a = choices.column("logit" if exact else "p_a").to_numpy().astype(np.float64)
+    chosen = np.isin(outcome, ["exact"] if exact else ["a", "b"])
     shown_first = np.isin(b, names)
-    paired, finite = shown_first != np.isin(a, names), np.isfinite(logit)
+    paired, finite = shown_first != np.isin(a, names), np.isfinite(of_a) | ~chosen
     if not (paired & finite).all():
         row = int(np.argmin(paired & finite))
         what = (
-            f"the logit is {logit[row]}, expected a finite number"
+            f"the logit is {of_a[row]}, expected a finite number"
             if paired[row]
             else f"{'both tasks are comparisons' if shown_first[row] else 'neither task is a comparison'}, expected one"
         )
         raise BadConfig(f"shift: choice {a[row]} | {b[row]} under prompt {prompt[row]}: {what}; measure shifts again.")
-    value = np.where(shown_first, logit, -logit)
+    value = np.where(shown_first, of_a, -of_a if exact else 1.0 - of_a)
     prompts, i = _codes(np.append(prompt, baseline_id))
     tasks, j = _codes(np.where(shown_first, a, b))
     k = np.searchsorted(names, np.where(shown_first, b, a).astype(str))
@@ -95,22 +101,37 @@ def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence
     measured[base] = np.delete(measured, base, axis=0).any(axis=0)
     _require_all(count, measured, prompts, tasks, names)
 
+    heard = np.bincount(cell[chosen], minlength=count.size).reshape(shape)
     order = np.lexsort((value, cell))  # a sum depends on the order of its terms, and no result on that of the log
+    order = order[chosen[order]]
     total = np.bincount(cell[order], value[order], minlength=count.size).reshape(shape)
-    p = expit((total / np.maximum(count, 1)).mean(axis=3))
+    mean = (total / np.maximum(heard, 1)).mean(axis=3)
+    p = expit(mean) if exact else mean
+    known = np.asarray(heard.all(axis=3), dtype=np.bool_)
     measured[base] = False
     rows, columns = np.nonzero(measured)
-    p_prompt, p_baseline = p[rows, columns], p[base, columns]
-    difference = p_prompt - p_baseline
+    both = known[rows, columns] & known[base, columns]
+    n = both.sum(axis=1)
+    enough = n >= 2
+
+    def over_comparisons(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(np.where(both, values, 0.0).sum(axis=1) / np.maximum(n, 1))
+
+    difference = p[rows, columns] - p[base, columns]
+    dp = over_comparisons(difference)
+    variance = over_comparisons((difference - dp[:, None]) ** 2) * n / np.maximum(n - 1, 1)
+    numbers = {
+        "p_baseline": over_comparisons(p[base, columns]),
+        "p_prompt": over_comparisons(p[rows, columns]),
+        "dp": dp,
+        "dp_se": np.sqrt(variance / np.maximum(n, 1)),
+    }
     return pa.table(
         {
             "prompt_id": pa.array([prompts[r] for r in rows], pa.string()),
             "task_id": pa.array([tasks[c] for c in columns], pa.string()),
-            "n": pa.array(np.full(len(rows), len(names)), pa.int32()),
-            "p_baseline": p_baseline.mean(axis=1),
-            "p_prompt": p_prompt.mean(axis=1),
-            "dp": difference.mean(axis=1),
-            "dp_se": difference.std(axis=1, ddof=1) / np.sqrt(len(names)),
+            "n": pa.array(n, pa.int32()),
+            **{name: pa.array(values, pa.float64(), mask=~enough) for name, values in numbers.items()},
         }
     )
 

@@ -49,6 +49,7 @@ def shift_points(
 
     `behaviour` is that of `behavioural_shift`. Score tables have prompt_id, task_id, score, and rows for `baseline_id`:
     ds = score under the prompt - score of the same task under the baseline; ds_encoder likewise, null without scores.
+    A task whose Δp is null is left out: the model would not choose.
     Raises InputMissing naming a point without choices or scores, BadConfig for one scored twice and naming one with a
     number that is not finite.
     """
@@ -60,6 +61,8 @@ def shift_points(
     for experiment, p, t in ((e, p, t) for e in experiments for p in e.prompts for t in e.tasks):
         if (p.id, t.id) not in moved:
             raise InputMissing(f"shift: no choices of task {t.id} under prompt {p.id}; run shift-measure for it.")
+        if moved[p.id, t.id]["dp"] is None:
+            continue
         row = moved[p.id, t.id] | {"on_target": on_target(p, t), "intended": intended(p, t)}
         row["experiment"] = experiment.name
         for column, score in scored.items():

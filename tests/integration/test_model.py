@@ -13,6 +13,7 @@ from prefprobe.activations import packing
 from prefprobe.activations.extraction import extract, layer_numbers
 from prefprobe.activations.loading import LoadedModel, load_model
 from prefprobe.activations.sources import source_revision
+from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.config import ModelSettings
@@ -81,25 +82,34 @@ def test_one_beginning_of_sequence(model: LoadedModel) -> None:
     assert model.tokenizer.decode(bare.prompt_tokens("Hello")) == "Hello"
 
 
+def asked(engine: LocalEngine, questions: list[Question]) -> dict[str, Answer]:
+    got: dict[str, Answer] = {}
+    engine.answer(questions, lambda answers: got.update({a.id: a for a in answers}))
+    return got
+
+
 def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> None:
-    engine = LocalEngine(model, Stimulus(), 2.0, {})
-    requests = [(None, TEXTS[0], TEXTS[1]), ("You hate math.", TEXTS[1], TEXTS[0]), (None, TEXTS[1], TEXTS[0])]
-    got = engine.measure(requests)
+    engine = LocalEngine(model, Stimulus(), 2.0, {}, part=8)
+    shown = [(None, TEXTS[0], TEXTS[1]), ("You hate math.", TEXTS[1], TEXTS[0]), (None, TEXTS[1], TEXTS[0])]
+    questions = [Question(str(i), *each) for i, each in enumerate(shown)]
+    got = asked(engine, questions)
     first, a, b = (model.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("Task", " A", " B"))
-    for (system, x, y), answer in zip(requests, got, strict=True):
-        tokens = model.prompt_tokens(Stimulus().message(x, y), system)
+    for q in questions:
+        tokens = model.prompt_tokens(Stimulus().message(q.first, q.second), q.system)
         with torch.inference_mode():
             out = model.backbone(input_ids=torch.tensor([[*tokens, first]]), use_cache=False).last_hidden_state
             p = model.head(out)[0, -2:].double().softmax(-1)
-        assert answer.logit == pytest.approx(float((p[1, a] / p[1, b]).log()) / 2, abs=2e-3)
-        assert answer.p_a == pytest.approx(1 / (1 + np.exp(-answer.logit)))
-        assert answer.label_mass == pytest.approx(float(p[0, first] * (p[1, a] + p[1, b])), rel=1e-2)
-    assert engine.measure(requests[::-1]) == got[::-1]
+        reading = engine.read(got[q.id])
+        assert reading.outcome == "exact"
+        assert reading.logit == pytest.approx(float((p[1, a] / p[1, b]).log()) / 2, abs=2e-3)
+        assert reading.label_mass == pytest.approx(float(p[0, first] * (p[1, a] + p[1, b])), rel=1e-2)
+        assert got[q.id].prompt_tokens == len(tokens) + 1
+    assert asked(engine, questions[::-1]) == got
 
 
 def test_labels_that_one_token_begins_are_refused(model: LoadedModel) -> None:
     with pytest.raises(BadConfig, match="begins with the other"):
-        LocalEngine(model, Stimulus("Task A", "Task A:"), 1.0, {})
+        LocalEngine(model, Stimulus("Task A", "Task A:"), 1.0, {}, part=8)
 
 
 def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_path: Path) -> None:

@@ -24,7 +24,15 @@ def rows(prompts=("p-1", "p-2", BASE), tasks=("t-1", "t-2"), seed=0, repeats=1):
 
 def shift(choices, comparisons=COMPARISONS):
     table = pa.table({name: [row[i] for row in choices] for i, name in enumerate(COLUMNS)})
+    table = table.append_column("outcome", pa.array(["exact"] * len(choices)))
     return behavioural_shift(table, BASE, comparisons)
+
+
+def sampled(choices):
+    """Rows [prompt, first, second, outcome] of sampled answers."""
+    table = pa.table({name: [row[i] for row in choices] for i, name in enumerate([*COLUMNS[:3], "outcome"])})
+    p_a = pa.array([{"a": 1.0, "b": 0.0}.get(row[3]) for row in choices], pa.float64())
+    return behavioural_shift(table.append_column("p_a", p_a), BASE, COMPARISONS).to_pylist()
 
 
 def by_hand(choices, prompt, task):
@@ -220,3 +228,25 @@ def test_probability_is_of_the_mean_logit_not_the_mean_of_probabilities():
     """With logits of +3 and -1 the debiased one is +1."""
     choices = [[p, a, b, {BASE: 0.0}.get(p, 3.0 if a == "t-1" else 1.0)] for p, a, b, _ in rows(["p-1", BASE], ["t-1"])]
     assert shift(choices).column("p_prompt").to_pylist() == pytest.approx([expit(1.0)])
+
+
+def test_sampled_answers_give_shares_with_both_orders_alike():
+    # under p-1 t-1 is always chosen, under the baseline whatever stands first is
+    shown = [(p, a, b) for p, a, b, _ in rows(["p-1", BASE], ["t-1"])]
+    choices = [[p, a, b, "a" if p == BASE or a == "t-1" else "b"] for p, a, b in shown]
+    (row,) = sampled(choices)
+    assert (row["p_baseline"], row["p_prompt"], row["dp"], row["dp_se"], row["n"]) == (0.5, 1.0, 0.5, 0.0, 3)
+    uneven = choices + 3 * [row for row in choices if row[1] == "t-1"]
+    assert sampled(uneven) == [row]
+
+
+def test_a_refusal_is_a_choice_of_neither():
+    shown = [(p, a, b) for p, a, b, _ in rows(["p-1", BASE], ["t-1"])]
+    choices = [[p, a, b, "a" if a == "t-1" else "b"] for p, a, b in shown]
+    refused = [[*row[:3], "refusal"] if row[:3] == ["p-1", "t-1", "c-2"] else row for row in choices]
+    (row,) = sampled(refused)
+    assert (row["n"], row["p_prompt"], row["dp"]) == (2, 1.0, 0.0)  # c-2 is left out on both sides
+    answered_once = [*refused, ["p-1", "t-1", "c-2", "a"]]
+    assert sampled(answered_once)[0]["n"] == 3
+    (row,) = sampled([[*row[:3], "refusal"] if row[0] == "p-1" else row for row in choices])
+    assert (row["n"], row["dp"], row["p_prompt"]) == (0, None, None)

@@ -122,7 +122,7 @@ class World:
                 difference = self.utility[task] + self.added(prompt, task) - u_c
                 for a, b, sign in ((task, c, 1), (c, task, -1)):
                     logit = sign * difference + self.bias + self.logit_noise * self.rng.normal()
-                    rows.append({"prompt_id": prompt, "task_a": a, "task_b": b, "logit": logit})
+                    rows.append({"prompt_id": prompt, "task_a": a, "task_b": b, "outcome": "exact", "logit": logit})
         return pa.Table.from_pylist(rows)
 
     def true_dp(self, prompt: str, task: str) -> float:
