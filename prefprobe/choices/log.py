@@ -1,7 +1,8 @@
 """The choice log: what was asked, and what each answer says, one row a choice."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,20 @@ class ChoiceLog:
         """What this step has paid so far, in this process and before it, the judge included."""
         return sum((log.spend for log in (self.answers, self.verdicts) if log), self.interview)
 
+    def account(self, choices: pa.Table) -> dict[str, Any]:
+        """What came of asking for `choices`, and what was paid, as plain JSON: every answer that says nothing, attempt
+        that was lost and question that failed is counted under its cause.
+        """
+        answers = [self.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
+        return {
+            **nothing_said(choices),
+            "judged": sum(choices.column("judged").to_pylist()),
+            "spend": asdict(self.spend),
+            "losses": _counted(loss for a in answers for loss in a.losses),
+            "failures": _counted(a.finish for a in answers if a.finish.startswith("failed")),
+            "served": _counted(f"{a.model} by {a.provider}" for a in answers if a.model),
+        }
+
     def table(self) -> pa.Table:
         """Every answer behind the choices so far, as it came, sorted by its question's identity."""
         return table(self.asked[id_] for id_ in sorted(self.asked))
@@ -122,6 +137,16 @@ def _row(id_: str, round_: int, reading: Reading, judged: bool) -> dict[str, Any
         p_a = float(expit(reading.logit))
     about = {"choice_id": id_, "round": round_, "outcome": reading.outcome, "judged": judged}
     return about | {"p_a": p_a, "logit": reading.logit, "label_mass": reading.label_mass}
+
+
+def nothing_said(choices: pa.Table) -> dict[str, int]:
+    """Answers that say nothing of a pair, by kind."""
+    outcomes = Counter(choices.column("outcome").to_pylist())
+    return {"refusals": outcomes["refusal"], "unparsed": outcomes["unparsed"], "failed": outcomes["failed"]}
+
+
+def _counted(words: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(words).items()))
 
 
 def comparisons(choices: pa.Table, task_ids: Ids = ()) -> Comparisons:

@@ -1,6 +1,5 @@
 """The active-learning loop: measure pairs, fit utilities, choose the next pairs, stop when more would change little."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
 from prefprobe.choices.answers import Spend
-from prefprobe.choices.log import ChoiceLog, Request, comparisons
+from prefprobe.choices.log import ChoiceLog, Request, comparisons, nothing_said
 from prefprobe.choices.pairs import Pairs, initial_pairs, select_pairs
 from prefprobe.config import ActiveLearningSettings
 from prefprobe.errors import BadConfig
@@ -140,16 +139,10 @@ def _finished(
         "median_se": float(np.median(utilities.se)),
         "p_first": pc.mean(new.column("p_a")).as_py(),
         "label_mass": pc.mean(new.column("label_mass")).as_py(),
-        **_counts(new),
+        **nothing_said(new),
         "spend": asdict(Spend.of(log.asked[id_] for id_ in new.column("choice_id").to_pylist())),
     }
     return Round(pairs, utilities.mu, np.log(utilities.sigma), diagnostics)
-
-
-def _counts(choices: pa.Table) -> dict[str, int]:
-    """Answers that say nothing of a pair, by kind."""
-    outcomes = Counter(choices.column("outcome").to_pylist())
-    return {"refusals": outcomes["refusal"], "unparsed": outcomes["unparsed"], "failed": outcomes["failed"]}
 
 
 def _converged(round_: dict[str, Any], settings: ActiveLearningSettings) -> bool:
@@ -169,13 +162,11 @@ def _summary(
     mass = choices.column("label_mass").drop_null().to_numpy()
     logit = choices.column("logit").drop_null().to_numpy()
     exact = choices.filter(pc.is_valid(choices.column("logit")))
-    answers = [log.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
     return {
         "n_tasks": len(utilities.task_ids),
         "n_pairs": sum(len(r.pairs) for r in rounds),
         "n_choices": choices.num_rows,
-        **_counts(choices),
-        "judged": int(pc.sum(choices.column("judged")).as_py() or 0),
+        **log.account(choices),
         "rounds": [r.diagnostics for r in rounds],
         "stopped": stopped,
         "converged": stopped == "converged",
@@ -193,8 +184,4 @@ def _summary(
         "additive_r2": additive_r2(*(exact.column(c).to_pylist() for c in ("task_a", "task_b", "logit")))
         if exact.num_rows
         else None,
-        "spend": asdict(log.spend),
-        "losses": dict(sorted(Counter(loss for a in answers for loss in a.losses).items())),
-        "failures": dict(sorted(Counter(a.finish for a in answers if a.finish.startswith("failed")).items())),
-        "served": dict(sorted(Counter(f"{a.model} by {a.provider}" for a in answers if a.model).items())),
     }

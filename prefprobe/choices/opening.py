@@ -47,7 +47,7 @@ def _api_log(
     engine = ApiEngine(settings, stimulus, choices.temperature, choices.part, budget, _spoken(job, "dialect.json"))
     interview = _kept(job, "dialect.json", engine.dialect)
     log = ChoiceLog(engine, _answers(job, engine.identity), texts, prompts, job.progress)
-    if settings.judge is not None:
+    if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
         log.judge = Judge(settings, stimulus, choices.part, budget, _spoken(job, "judge.json"))
         interview += _kept(job, "judge.json", log.judge.dialect)
         log.verdicts = _answers(job, log.judge.identity)

@@ -1,5 +1,8 @@
 """shift: do probe scores follow what system prompts change in the choices."""
 
+import functools
+from typing import Any
+
 import pyarrow as pa
 
 from prefprobe.job import Job, Outputs
@@ -32,4 +35,16 @@ def run(job: Job) -> Outputs:
     statistics = shift_statistics(points, encoder=encoder, seed=job.config.seed)
     summary = {"baseline": settings.baseline, "n_comparisons": len(comparisons), "experiments": statistics}
     summary["unanswered"] = behaviour.column("dp").null_count
+    summary["account"] = functools.reduce(_summed, (job.json(n, "account.json") for n in measured))
     return {"points.parquet": parquet_bytes(points), "shift.json": json_bytes(summary)}
+
+
+def _summed(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Counts of two shards together; what is no number is the first one's."""
+    both = {**other, **one}
+    for key in one.keys() & other.keys():
+        if isinstance(one[key], dict):
+            both[key] = _summed(one[key], other[key])
+        elif isinstance(one[key], int | float) and not isinstance(one[key], bool):
+            both[key] = one[key] + other[key]
+    return both

@@ -10,7 +10,7 @@ from prefprobe.store.formats import json_bytes, parquet_bytes
 
 
 def run(job: Job) -> Outputs:
-    """Writes choices.parquet (prompt_id names the system prompt), answers.parquet and comparisons.json.
+    """Writes choices.parquet (prompt_id names the system prompt), answers.parquet, comparisons.json and account.json.
 
     Raises BadConfig if the budget does not cover all choices: a shift needs every cell.
     """
@@ -42,4 +42,5 @@ def run(job: Job) -> Outputs:
         "choices.parquet": parquet_bytes(choices),
         "answers.parquet": parquet_bytes(log.table()),
         "comparisons.json": json_bytes(comparisons),
+        "account.json": json_bytes({"n_choices": choices.num_rows, **log.account(choices)}),
     }

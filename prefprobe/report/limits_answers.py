@@ -30,7 +30,7 @@ def _spent(measure: dict[str, dict[str, Any]]) -> list[str]:
 def _neither(results: Results) -> list[str]:
     shares: dict[str, dict[str, str]] = {"refusals": {}, "unparsed": {}}
     for kind, of in shares.items():
-        for name, found in results.measure.items():
+        for name, found in results.accounts.items():
             if (found.get(kind) or 0) > MANY * found["n_choices"]:
                 of[name] = percent(found[kind] / found["n_choices"])
     no_judge = "" if results.api and results.api["judge"] else " No judge was set to read them."
@@ -57,7 +57,7 @@ def _failed(results: Results) -> list[str]:
 
 
 def _lost(results: Results) -> list[str]:
-    losses, asked = results.counts("losses"), sum(found["n_choices"] for found in results.measure.values())
+    losses, asked = results.counts("losses"), sum(found["n_choices"] for found in results.accounts.values())
     if not losses:
         return []
     return [

@@ -86,10 +86,10 @@ def quantities(results: Results) -> list[Row]:
 
 
 def asked(results: Results) -> list[Row]:
-    """What came back over an API and what it cost, train beside eval; no rows if none was asked."""
+    """What came back over an API and what it cost, in the order of `Results.accounts`; no rows if none was asked."""
     if not results.api:
         return []
-    sets = [results.measure[name] for name in SETS]
+    sets = list(results.accounts.values())
     rows = [_row(sets, *of) for of in _ANSWERS]
     if results.api["judge"]:
         rows.append(_row(sets, "answers read by the judge", count, "judged", None))

@@ -59,9 +59,15 @@ class Results:
         api: dict[str, Any] | None = self.config["choices"].get("api")
         return api
 
+    @property
+    def accounts(self) -> dict[str, dict[str, Any]]:
+        """What came of asking, by what was asked: train, eval, and system prompts if there were any."""
+        account = (self.shift or {}).get("account")
+        return self.measure | ({"system prompts": account} if account else {})
+
     def counts(self, key: str) -> Counter[str]:
-        """What `measure.json` counts under `key` (`losses`, `failures`, `served`), train and eval together."""
-        return sum((Counter(found.get(key) or {}) for found in self.measure.values()), Counter())
+        """What accounts count under `key` (`losses`, `failures`, `served`), all together."""
+        return sum((Counter(found.get(key) or {}) for found in self.accounts.values()), Counter())
 
     @property
     def experiments(self) -> list[tuple[str, dict[str, Any]]]:

@@ -674,6 +674,18 @@ def test_answers_over_an_api_are_counted_and_paid_for_on_the_page() -> None:
     assert table["US$"] == ["0.2304", "0.1440"]
 
 
+def test_choices_under_system_prompts_are_accounted_for_too() -> None:
+    results = over_api(study())
+    assert results.shift
+    account = {**results.measure["eval"], "losses": {"503": 5}, "n_choices": 100, "refusals": 50}
+    results = dataclasses.replace(results, shift={**results.shift, "account": account})
+    html = render(results, verdict(results))
+    rows = cells(html, "What came back")
+    assert rows[0] == ["Answers", "train", "eval", "system prompts"]
+    assert ["attempts lost: 503", "0", "0", "5"] in rows
+    assert "50 % (system prompts)" in html
+
+
 def test_what_costs_nothing_and_has_no_judge_has_no_row() -> None:
     results = over_api(study(), judge=False)
     for found in results.measure.values():
