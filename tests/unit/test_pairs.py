@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 
 from prefprobe.choices import pairs as module
 from prefprobe.choices.pairs import initial_pairs, select_pairs
@@ -19,7 +20,7 @@ def components(n: int, pairs: np.ndarray) -> int:
 
     def find(k: int) -> int:
         while root[k] != k:
-            k = root[k]
+            root[k] = k = root[root[k]]
         return k
 
     for a, b in pairs.tolist():
@@ -81,10 +82,12 @@ def test_every_pair_is_equally_likely_in_the_first_graph() -> None:
     assert np.abs(z).max() < 4.5
 
 
-def test_ten_thousand_tasks() -> None:
-    pairs = initial_pairs(10_000, 5, np.random.default_rng(0))
-    assert_canonical(10_000, pairs)
-    assert set(np.bincount(pairs.ravel())) == {5}
+def test_ten_thousand_tasks_and_one() -> None:
+    for n in (10_000, 10_001):
+        pairs = initial_pairs(n, 5, np.random.default_rng(0))
+        assert_canonical(n, pairs)
+        assert sorted(np.bincount(pairs.ravel())) == [5] * (n - 1) + [5 + n % 2]
+        assert components(n, pairs) == 1
 
 
 @pytest.mark.parametrize(("n", "degree"), [(-1, 2), (5, 0)])
@@ -157,6 +160,37 @@ def test_draws_are_uniform_over_eligible_pairs() -> None:
     share = 5 / len(allowed)
     z = (np.array(list(times.values())) / draws - share) / np.sqrt(share * (1 - share) / draws)
     assert np.abs(z).max() < 4.5
+
+
+@pytest.mark.parametrize("n", [60, 2_500])
+def test_selection_follows_from_the_generator_and_not_from_the_order_of_what_was_seen(n: int) -> None:
+    mu, seen, rng = case(n, 3)
+    first = select_pairs(mu, seen, 40, np.random.default_rng(1))
+    shuffled = rng.permuted(rng.permutation(seen), axis=1)
+    np.testing.assert_array_equal(first, select_pairs(mu, shuffled, 40, np.random.default_rng(1)))
+    assert not np.array_equal(first, select_pairs(mu, seen, 40, np.random.default_rng(2)))
+
+
+def test_sampled_pairs_are_spread_like_all_eligible_ones() -> None:
+    n, percentile = 2_500, 0.3
+    mu, seen, rng = case(n, 4)
+    assert n * (n - 1) // 2 > module._ENUMERATED_PAIRS
+    drawn = np.concatenate([select_pairs(mu, seen, 3_000, rng) for _ in range(3)])
+    # The definition again, in arrays: 3 million pairs are too many for `eligible`.
+    every = np.stack(np.triu_indices(n, 1), axis=1)
+    known = np.unique(np.sort(seen, axis=1), axis=0)
+    degree = np.bincount(known.ravel(), minlength=n)
+    every = every[~np.isin(every @ [n, 1], known @ [n, 1])]
+    distance, joint = np.abs(mu[every[:, 0]] - mu[every[:, 1]]), degree[every].sum(axis=1)
+    every = every[(distance <= np.quantile(distance, percentile)) & (joint <= np.quantile(joint, percentile))]
+    for of in (
+        lambda pairs: np.abs(mu[pairs[:, 0]] - mu[pairs[:, 1]]),
+        lambda pairs: mu[pairs].mean(axis=1),
+        lambda pairs: pairs[:, 0],
+        lambda pairs: pairs[:, 1] - pairs[:, 0],
+        lambda pairs: degree[pairs].sum(axis=1),
+    ):
+        assert ks_2samp(of(drawn), of(every)).pvalue > 1e-4
 
 
 def test_sampled_and_exact_selection_agree(monkeypatch: pytest.MonkeyPatch) -> None:
