@@ -74,7 +74,8 @@ def saves(part: int) -> None:
         early = median(seconds[3000 // part : 3000 // part + 20])
         late = median(seconds[-20:])
         print(
-            f"a save of {part} answers: after 3,000 {1e3 * early:.1f} ms, after 300,000 {1e3 * late:.1f} ms: {late / early:.2f} times"
+            f"a save of {part} answers: after 3,000 {1e3 * early:.1f} ms, after 300,000 {1e3 * late:.1f} ms: "
+            f"{late / early:.2f} times"
         )
         began = time.perf_counter()
         again = AnswerLog(store(folder, "answers"), "me").spend.requests

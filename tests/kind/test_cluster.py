@@ -264,6 +264,52 @@ def test_a_laptop_goes_on_from_the_clusters_store_and_the_other_way_round(
     release.upgrade()
 
 
+def test_choices_over_an_api_need_no_gpu(cluster: Cluster, release: Release, first: First) -> None:
+    """The API is the tests' own server, in a pod; it answers by what it is given, and fails every fifth time."""
+    cluster.kubectl("create", "configmap", "provider", f"--from-file={ROOT / 'tests' / 'fault_server.py'}")
+    command = ["python3", "/code/fault_server.py", "--host", "0.0.0.0", "--port", "8000", PROVIDER]
+    labels = {"app": "provider"}
+    made = pod_spec(f"prefprobe-cpu:{__version__}", command)
+    made["containers"][0]["volumeMounts"] = [{"name": "code", "mountPath": "/code"}]
+    made["volumes"] = [{"name": "code", "configMap": {"name": "provider"}}]
+    service = {"selector": labels, "ports": [{"port": 8000}]}
+    for kind, spec in (("Pod", made), ("Service", service)):
+        manifest = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "provider", "labels": labels}, "spec": spec}
+        cluster.kubectl("apply", "-f", "-", text=json.dumps(manifest))
+    cluster.kubectl("wait", "--for=condition=Ready", "pod/provider", "--timeout", "60s")
+    egress = [{"to": [{"podSelector": {"matchLabels": labels}}]}]
+    release.upgrade("--set-json", f"networkPolicy.egress.api={json.dumps(egress)}")
+    api = {"base_url": "http://provider:8000/v1", "model": "planted", "transport": {"attempt_timeout": 2}}
+    done = cluster.ended(submit(cluster, **{"choices.engine": "api", "choices.api": api}))
+    require_success(done)
+    asked = [
+        n for n in done["status"]["nodes"].values() if n.get("templateRef", {}).get("template", "").endswith("-api")
+    ]
+    nodes = {n["hostNodeName"] for n in asked if n["type"] == "Pod"}
+    assert nodes == {cluster.cpu_node}
+    assert {n for n in pods(done) if "measure" in n} >= {"measure.train", "measure.eval", "shift-measure.0"}
+    page = release.object(STORE, f"runs/{run_of(done)}/report/index.html").decode()
+    assert "attempts lost" in page
+    assert "planted by loopback" in page
+    cluster.kubectl("delete", "pod/provider", "service/provider", "configmap/provider", "--now")
+    release.upgrade()
+
+
+PROVIDER = json.dumps({"fault_rate": 0.2, "faults": ["429 with Retry-After", "500", "cut", "garbage"]})
+
+
+def pod_spec(image: str, command: list[str]) -> dict[str, Any]:
+    """Of a pod under the restricted profile, with one container."""
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {"name": "main", "image": image, "imagePullPolicy": "Never", "command": command}
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container | {"securityContext": restricted}],
+    }
+
+
 def test_one_step_runs_alone_and_names_the_step_it_misses(cluster: Cluster, release: Release, first: First) -> None:
     run = run_of(first[0])
     name = cluster.submit("--from", "workflowtemplate/prefprobe-probe", "--entrypoint", "probe", "-p", f"run={run}")
@@ -437,20 +483,7 @@ def test_a_cpu_step_reaches_the_store_and_not_what_lies_outside(cluster: Cluster
     (address,) = [a for a in outside.split() if "." in a]
     with socket.create_server(("0.0.0.0", 0)) as listening:
         targets = {"store": ("prefprobe-seaweedfs", 8333), "outside": (address, listening.getsockname()[1])}
-        spec = {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [
-                {
-                    "name": "main",
-                    "image": f"prefprobe-cpu:{__version__}",
-                    "imagePullPolicy": "Never",
-                    "command": ["python3", "-c", f"targets = {targets!r}\n{REACH}"],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }
-            ],
-        }
+        spec = pod_spec(f"prefprobe-cpu:{__version__}", ["python3", "-c", f"targets = {targets!r}\n{REACH}"])
         labels = {"app.kubernetes.io/name": "prefprobe", "prefprobe.io/network": "store", "prefprobe.io/node": "cpu"}
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reach", "labels": labels}, "spec": spec}
         cluster.kubectl("apply", "-f", "-", text=json.dumps(made))
