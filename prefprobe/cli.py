@@ -95,6 +95,33 @@ def run(preset: Path, overrides: tuple[str, ...], run_id: str | None, store: str
 
 @main.command()
 @click.argument("preset", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as train.max_rounds=2."
+)
+@click.option("--json", "as_json", is_flag=True, help="The same numbers as JSON.")
+@_STORE
+def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) -> None:
+    """Say what a study will take before anything is spent: requests, tokens, dollars, GPU hours, storage.
+
+    The store is only read, and only for inputs of the preset that lie in it. Works without a network.
+    """
+    from prefprobe.config import load_config
+    from prefprobe.plan import plan as plan_of
+    from prefprobe.plan import read_study
+    from prefprobe.plan_remarks import remarks
+    from prefprobe.plan_table import plan_json, show_plan
+    from prefprobe.store.objects import ObjectStore
+
+    study = read_study(load_config(preset, overrides), ObjectStore.open(store))
+    lines = plan_of(study)
+    if as_json:
+        click.echo(plan_json(study.config.name, lines, remarks(study, lines)), nl=False)
+    else:
+        show_plan(study.config.name, lines, remarks(study, lines))
+
+
+@main.command()
+@click.argument("preset", type=click.Path(path_type=Path))
 @click.option("--text", default="", help="The preset itself, as YAML, in place of the file.")
 @click.option("--set", "lines", default="", help="Overrides as with `run`, one KEY=VALUE a line.")
 @click.option("--run", "run_id", default="", help="Name the run; by default the id follows from the configuration.")
@@ -212,6 +239,32 @@ def export(features: str, out: Path, run_id: str, store: str) -> None:
     from prefprobe.runner import Run
 
     click.echo(export_features(Run.open(store, run_id), features, out))
+
+
+@main.command()
+@click.argument("choices", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option(
+    "--compat",
+    type=click.Choice(["reference"]),
+    help="Fit by the published procedure, in which a refusal counts for task_b.",
+)
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Add se_bootstrap, from N resamples of the pairs.",
+)
+def fit(choices: Path, out: Path, compat: str | None, bootstrap: int) -> None:
+    """Fit utilities to choices of your own: a Parquet, JSONL or CSV file.
+
+    Its columns are task_a, task_b, and choice (a, b or refusal) or p_a (0 to 1), and optionally count. In --out:
+    utilities.parquet, utilities.csv and fit.json.
+    """
+    from prefprobe.utilities.fit_files import fit_choices
+
+    click.echo(fit_choices(choices, out, compat=compat is not None, resamples=bootstrap))
 
 
 main.add_command(cluster)

@@ -66,7 +66,9 @@ class ChoiceSettings(Settings):
 class ActiveLearningSettings(Settings):
     """How many pairs of one task set are measured, and when to stop. Defaults are the published procedure's."""
 
-    initial_degree: int = Field(5, ge=2, description="comparisons per task in the first round's random regular graph; 2 or 3 will do where read off")
+    initial_degree: int = Field(
+        5, ge=2, description="comparisons per task in the first round's random regular graph; 3 will do if read off"
+    )
     batch: int = Field(ge=1, description="pairs in each later round")
     max_rounds: int = Field(10, ge=1)
     percentile: float = Field(

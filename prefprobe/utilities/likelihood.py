@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import erfcx
+from scipy.special import erfcx, ndtr
 
 from prefprobe.utilities.observations import Floats, Ints, sum_by
 
 _SQRT_HALF = float(np.sqrt(0.5))
 _SQRT_HALF_PI = float(np.sqrt(0.5 * np.pi))
 _SQRT_2PI = float(np.sqrt(2.0 * np.pi))
+_FAR = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +59,14 @@ class Point:
         self.scale = np.sqrt(total)
         self.share_i, self.share_j = variance[i] / total, variance[j] / total
         self.z = (mu[i] - mu[j]) / self.scale
-        # Everything about Phi comes from the Mills ratio of its smaller tail, which loses no digits however large z is
-        # (Phi(-|z|) itself underflows at 38), and costs one special function where log_ndtr of both sides costs two.
-        self._mills = _SQRT_HALF_PI * erfcx(_SQRT_HALF * np.abs(self.z))
+        # Everything about Phi comes from the Mills ratio of its smaller tail, which loses no digits however large z is,
+        # and costs one special function where log_ndtr of both sides costs two. Phi(-|z|) itself underflows at 38; where
+        # it is far from that, ndtr gives the ratio in a third of the time of erfcx.
+        distance = np.abs(self.z)
         self._density = np.exp(-0.5 * self.z**2) / _SQRT_2PI
+        self._mills = ndtr(-distance) / np.maximum(self._density, 1e-300)
+        far = distance > _FAR
+        self._mills[far] = _SQRT_HALF_PI * erfcx(_SQRT_HALF * distance[far])
         log_tail = np.log(self._mills / _SQRT_2PI) - 0.5 * self.z**2
         log_rest = np.log1p(-self._density * self._mills)
         ahead = self.z > 0.0
@@ -112,31 +117,45 @@ class Point:
 
     def scoring_product(self, v: Floats) -> Floats:
         """The expected (Fisher) information plus the curvature of the priors, times `v`, (2, n) to (2, n)."""
-        by_mu, by_i, by_j = self.slopes
-        change = self.information * self._along(v)
-        return self._gather(change * by_mu, change * by_i, change * by_j, v)
+        return self._product(self._expected, v)
 
     def hessian_product(self, v: Floats) -> Floats:
         """The exact Hessian of F times `v`, (2, n) to (2, n)."""
-        by_mu, by_i, by_j = self.slopes
-        widen_i, widen_j = v[1][self.posterior.i], v[1][self.posterior.j]
-        dz = self._along(v)
-        change = self.second * dz
-        # The slopes change along v too: 1 / scale with the scale, -z * share with both of its factors.
-        dscale = self.share_i * widen_i + self.share_j * widen_j
-        dshare = 2.0 * self.share_i * self.share_j * (widen_i - widen_j)
-        return self._gather(
-            change * by_mu - self.first * by_mu * dscale,
-            change * by_i - self.first * (dz * self.share_i + self.z * dshare),
-            change * by_j - self.first * (dz * self.share_j - self.z * dshare),
-            v,
+        return self._product(self._observed, v)
+
+    @cached_property
+    def _expected(self) -> tuple[Floats, ...]:
+        return self._curvature(np.zeros_like(self.z), self.information)
+
+    @cached_property
+    def _observed(self) -> tuple[Floats, ...]:
+        return self._curvature(self.first, self.second)
+
+    def _curvature(self, first: Floats, second: Floats) -> tuple[Floats, ...]:
+        """Second derivatives of each pair's term in d = mu_i - mu_j, log sigma_i and log sigma_j: dd, di, dj, ii, ij, jj.
+
+        `first` and `second` are the term's derivatives in z, (m,) each. Its part with `first` is how the slopes of z
+        change: 1 / scale with the scale, -z * share with both of its factors.
+        """
+        z, by_d, share_i, share_j = self.z, 1.0 / self.scale, self.share_i, self.share_j
+        both = second * z + first
+        z_i, z_j = z * share_i, z * share_j
+        return (
+            second * by_d**2,
+            -by_d * share_i * both,
+            -by_d * share_j * both,
+            z_i * (both * share_i - 2.0 * first * share_j),
+            z_i * share_j * (both + 2.0 * first),
+            z_j * (both * share_j - 2.0 * first * share_i),
         )
 
-    def _along(self, v: Floats) -> Floats:
-        """(m,) derivative of z along `v`."""
+    def _product(self, curvature: tuple[Floats, ...], v: Floats) -> Floats:
+        dd, di, dj, ii, ij, jj = curvature
         i, j = self.posterior.i, self.posterior.j
-        by_mu, by_i, by_j = self.slopes
-        return np.asarray(by_mu * (v[0][i] - v[0][j]) + by_i * v[1][i] + by_j * v[1][j])
+        d, at_i, at_j = v[0].take(i) - v[0].take(j), v[1].take(i), v[1].take(j)
+        return self._gather(
+            dd * d + di * at_i + dj * at_j, di * d + ii * at_i + ij * at_j, dj * d + ij * at_i + jj * at_j, v
+        )
 
     def _gather(self, to_mu: Floats, to_sigma_i: Floats, to_sigma_j: Floats, prior_of: Floats) -> Floats:
         """Sum the pairs' terms over tasks and add the priors' curvature times `prior_of`, (2, n)."""
@@ -154,8 +173,9 @@ class Point:
         by_mu, by_i, by_j = self.slopes
         prior_mu, prior_sigma = self.posterior.prior_curvature.ravel()
         w, scatter = self.second, self.posterior.scatter
+        both, across = w * by_mu**2, w * by_mu
         return (
-            scatter(w * by_mu**2, w * by_mu**2) + prior_mu,
-            scatter(w * by_mu * by_i, -w * by_mu * by_j),
+            scatter(both, both) + prior_mu,
+            scatter(across * by_i, -across * by_j),
             scatter(w * by_i**2, w * by_j**2) + prior_sigma,
         )

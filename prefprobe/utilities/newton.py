@@ -29,11 +29,11 @@ def minimise(posterior: Posterior, start: Floats, target: float, max_iterations:
     point = Point(posterior, start)
     size = _size(point.gradient, point)
     radius, stalled = size, 0
+    curvature, images = point.scoring_product, list[Floats]()
     for iteration in range(max_iterations):
         if np.abs(point.gradient).max() <= target:
             return point, iteration
-        curvature = point.scoring_product if iteration < _SCORING_STEPS else point.hessian_product
-        step, length, predicted = _step(point, curvature, radius)
+        step, length, predicted = _step(point, curvature, radius, images)
         with np.errstate(over="ignore", invalid="ignore"):  # a step too far gives inf or NaN, which is refused below
             trial = Point(posterior, point.theta + step)
         # Near the optimum both reductions drown in the rounding error of the value; the offset takes their ratio to 1.
@@ -51,6 +51,7 @@ def minimise(posterior: Posterior, start: Floats, target: float, max_iterations:
         elif ratio > 0.75:
             radius = max(radius, 2.0 * length)
         point = trial
+        curvature, images = point.scoring_product if iteration + 1 < _SCORING_STEPS else point.hessian_product, []
     return point, max_iterations
 
 
@@ -59,10 +60,13 @@ def _size(gradient: Floats, point: Point) -> float:
     return float(np.sqrt(np.sum(gradient * point.precondition(gradient))))
 
 
-def _step(point: Point, curvature: Callable[[Floats], Floats], radius: float) -> tuple[Floats, float, float]:
+def _step(
+    point: Point, curvature: Callable[[Floats], Floats], radius: float, images: list[Floats]
+) -> tuple[Floats, float, float]:
     """Minimise the quadratic model within `radius`: the step, its length and the decrease that the model predicts.
 
-    Lengths are in the norm of the preconditioner, in which conjugate gradients only ever move outwards.
+    Lengths are in the norm of the preconditioner, in which conjugate gradients only ever move outwards. A smaller radius
+    after a refused step follows the same directions and ends sooner: `images` keeps their products with the curvature.
     """
     step = np.zeros_like(point.gradient)
     residual = point.gradient
@@ -72,8 +76,10 @@ def _step(point: Point, curvature: Callable[[Floats], Floats], radius: float) ->
     # Solving more exactly as the gradient vanishes keeps the outer convergence superlinear.
     enough = rz * min(0.01, np.sqrt(rz))
     step2, inner, direction2 = 0.0, 0.0, rz
-    for _ in range(_MAX_PRODUCTS):
-        image = curvature(direction)
+    for k in range(_MAX_PRODUCTS):
+        if k == len(images):
+            images.append(curvature(direction))
+        image = images[k]
         bend = float(np.sum(direction * image))
         alpha = rz / bend if bend > 0.0 else 0.0
         step2_next = step2 + 2.0 * alpha * inner + alpha**2 * direction2

@@ -20,6 +20,9 @@ def split_half(comparisons: Comparisons, *, splits: int = 10, seed: int) -> dict
     averaged over `splits` through Fisher's z. `spearman_brown` = 2 r / (1 + r) foretells the reliability of utilities
     fitted to all pairs. `split_half_r` is None if no split has three shared tasks with utilities that vary, and
     `spearman_brown` also if r is negative; `splits` is the number of splits that entered.
+
+    It costs 2 `splits` fits of half the pairs (`fit_mu`), 3 s for 10 splits at 10,000 tasks and 62,400 pairs. They start
+    from zero: from the fit to all pairs they took longer and gave the same r to 0.0005.
     """
     if splits < 1:
         raise BadConfig(f"Split-half reliability needs splits >= 1, got {splits}; change it.")

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from prefprobe.errors import BadConfig
 from prefprobe.utilities import laplace
 from prefprobe.utilities.likelihood import Point, Posterior
-from prefprobe.utilities.thurstonian import Comparisons, Utilities, fit, predict, to_table
+from prefprobe.utilities.thurstonian import Comparisons, Utilities, fit, fit_mu, predict, to_table
 
 
 def names(n: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def test_expected_information_is_the_hessian_of_data_that_follow_the_model_exact
 
 
 def test_tails_keep_their_digits() -> None:
-    z = np.concatenate([np.linspace(-37.0, 37.0, 2001), [-1e4, 1e4, 0.0]])
+    z = np.concatenate([np.linspace(-37.0, 37.0, 2001), [-1e4, 1e4, -45.0, 45.0, 0.0]])
     n = len(z)
     theta = np.zeros((2, 2 * n))
     theta[0, :n] = np.sqrt(2.0) * z
@@ -331,6 +331,15 @@ def test_a_warm_start_ends_at_the_same_place_sooner() -> None:
     np.testing.assert_allclose(warm.mu, cold.mu, atol=1e-6)
     np.testing.assert_allclose(warm.se, cold.se, atol=1e-6)
     assert warm.report.iterations < cold.report.iterations
+
+
+def test_mu_alone_is_that_of_the_fit_but_for_its_last_digits() -> None:
+    _, _, comparisons = simulate(200, 1500, 4, 0)
+    whole = fit(comparisons)
+    for start in (None, (whole.mu + 0.01, np.log(whole.sigma))):
+        mu = fit_mu(comparisons, start=start)
+        np.testing.assert_allclose(mu, whole.mu, atol=0.01)
+        assert abs(mu.sum()) < 1e-9
 
 
 # What the data do not say
