@@ -1,0 +1,199 @@
+"""What an answer says: the label it begins with, a refusal, or both labels' probabilities from listed log-probabilities.
+
+Only the raw answer is read, so a better reader reads old answers again and nobody pays again.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from math import exp, log
+from typing import Any
+
+from prefprobe.choices.engine import Answer, Reading
+from prefprobe.choices.stimulus import Stimulus
+from prefprobe.errors import BadConfig
+
+READER = 1
+"""Raised with every change of what is read from the same answer; part of no identity."""
+
+_HEAD = re.compile(r"[\s*#_`>\u200b\ufeff]*")
+"""White space and marks that may stand before a label."""
+
+_JOINED = re.compile(r"[\s*#_`>:,.;/&|+\-]*(?:(?:and|or)\b)?[\s*#_`>:,.;/&|+\-]*", re.IGNORECASE)
+"""What stands between two labels that are named in one breath."""
+
+_UNLISTED = -99.0
+"""Log-probabilities below this say only that a token was not listed (OpenAI writes -9999)."""
+
+_REFUSAL = re.compile(
+    r"(?:(?:i'm|i am) (?:\w+ )?sorry\b|sorry, (?:but )?i\b|i apologi[sz]e\b|my apologies\b"
+    r"|(?:unfortunately,? |(?:i'm|i am) afraid )?i (?:can't|cannot|can not)(?! (?:wait|help but|decide|choose)\b)"
+    r"|i (?:won't|will not) (?:be able|do|help|assist|choose|complete)\b"
+    r"|(?:unfortunately,? )?(?:i'm|i am) (?:unable|not able|not comfortable)\b"
+    r"|i (?:must |have to )?(?:decline|refuse)\b)",
+    re.IGNORECASE,
+)
+_DISCLAIMER = re.compile(r"as (?:an? )?(?:ai\b|artificial intelligence|(?:large )?language model)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The two labels as they are looked for: without a colon at the end, in capital or small letters.
+
+    Raises BadConfig where one label begins with the other.
+    """
+
+    a: str
+    b: str
+
+    @classmethod
+    def of(cls, stimulus: Stimulus) -> "Labels":
+        """The labels that a stimulus asks for."""
+        a, b = (_bare(label).rstrip(": ") for label in (stimulus.label_a, stimulus.label_b))
+        if a.casefold().startswith(b.casefold()) or b.casefold().startswith(a.casefold()):
+            raise BadConfig(
+                f"choices: of the labels {stimulus.label_a!r} and {stimulus.label_b!r} one begins with the other, but "
+                "for marks, colons and capitals; choose labels that differ."
+            )
+        return cls(a, b)
+
+    @property
+    def shared(self) -> int:
+        """Number of characters before the first in which the labels differ."""
+        pairs = zip(self.a, self.b, strict=False)
+        return next(i for i, (x, y) in enumerate(pairs) if x.casefold() != y.casefold())
+
+    def of_text(self, text: str) -> str | None:
+        """`a` or `b` for a text that begins with that label; None for one that begins with neither or with both."""
+        text = _bare(text)
+        for name, label, other in (("a", self.a, self.b), ("b", self.b, self.a)):
+            if _begins(text, label):
+                rest = text[len(label) :]
+                return None if _begins(_after(_JOINED, rest), other) else name
+        return None
+
+    def of_beginning(self, text: str) -> str | None:
+        """`a` or `b` once the beginning of an answer has decided, "" while both are possible, None when neither is."""
+        text = _bare(text)
+        if len(text) <= self.shared:
+            return "" if self.a[: len(text)].casefold() == text.casefold() else None
+        for name, label in (("a", self.a), ("b", self.b)):
+            if _begins(text, label[: len(text)]):
+                return name
+        return None
+
+
+def answer_text(raw: str) -> str:
+    """A raw answer without the thought at its head: a `<think>` block, or one whose beginning the provider ate."""
+    before, closed, after = raw.partition("</think>")
+    if raw.lstrip().startswith("<think>"):
+        return after
+    return after if closed and "<think>" not in before else raw
+
+
+def read_text(answer: Answer, labels: Labels) -> Reading:
+    """What a sampled answer says.
+
+    A label decides wherever the answer ends, also in the middle of a sentence. A provider's refusal and a refusal in
+    words count as such. "As an AI …" is one unless a label follows, and then it is left to the judge.
+    """
+    if answer.finish.startswith("failed"):
+        return Reading("failed")
+    if answer.finish in ("refusal", "content_filter"):
+        return Reading("refusal")
+    text = answer_text(answer.raw)
+    label = labels.of_text(text)
+    if label is not None:
+        return Reading("a" if label == "a" else "b")
+    plain = _bare(text).lstrip("\"'“").replace("’", "'")
+    names_label = any(label.casefold() in plain.casefold() for label in (labels.a, labels.b))
+    if _REFUSAL.match(plain) or (_DISCLAIMER.match(plain) and not names_label):
+        return Reading("refusal")
+    return Reading("unparsed")
+
+
+def read_probabilities(answer: Answer, labels: Labels, temperature: float) -> Reading:
+    """What the log-probabilities of an exact answer say, at temperature 1 as they are listed.
+
+    `log P(A) − log P(B)` is divided by `temperature`. The probabilities are summed over what is listed up to the token in
+    which the labels differ, however the tokenizer cuts them. A label that is not listed there has at most the smallest
+    listed probability; the logit is then a bound, and flagged. If the likely path leads to no label, the answer is
+    unparsed (or a refusal) and its label mass the probability that was still open to one where the path left.
+    """
+    if answer.finish.startswith("failed") or answer.finish in ("refusal", "content_filter"):
+        return read_text(answer, labels)
+    read = json.loads(answer.raw)
+    text, path = "", 0.0
+    a: list[float] = []
+    b: list[float] = []
+    still_open: list[float] = []
+    for token, logprob, listed in read["top"]:
+        alternatives = listed if any(token == other for other, _ in listed) else [*listed, [token, logprob]]
+        here: dict[str | None, list[float]] = {"a": [], "b": [], "": [], None: []}
+        for other, value in alternatives:
+            if value > _UNLISTED:
+                here[labels.of_beginning(text + other)].append(path + value)
+        text += token
+        decided = labels.of_beginning(text)
+        if decided:
+            least = [min((value for values in here.values() for value in values), default=path + _UNLISTED)]
+            mass = sum(map(exp, a + b + here["a"] + here["b"]))
+            a, b = a + (here["a"] or least), b + (here["b"] or least)
+            bounded = not (here["a"] and here["b"])
+            return Reading("exact", (_log_sum(a) - _log_sum(b)) / temperature, min(mass, 1.0), bounded)
+        a, b, still_open, path = a + here["a"], b + here["b"], here[""], path + logprob
+        if decided is None:
+            break
+    said = read_text(Answer(answer.id, read["text"], answer.finish), labels).outcome
+    return Reading(
+        "refusal" if said == "refusal" else "unparsed", label_mass=min(sum(map(exp, a + b + still_open)), 1.0)
+    )
+
+
+def probabilities_raw(text: str, content: list[dict[str, Any]], labels: Labels) -> str:
+    """The raw form of an exact answer: JSON of its text and the listed log-probabilities until a label would stand there.
+
+    `content` is `logprobs.content` of a reply: a token, its log-probability and `top_logprobs` for every position.
+    """
+    top: list[list[Any]] = []
+    said = ""
+    for entry in content:
+        token = _token(entry)
+        listed = [[_token(other), _rounded(other["logprob"])] for other in entry.get("top_logprobs") or []]
+        top.append([token, _rounded(entry["logprob"]), listed])
+        said += token
+        if len(_bare(said)) > max(len(labels.a), len(labels.b)):
+            break
+    return json.dumps({"text": text, "top": top}, separators=(",", ":"))
+
+
+def _begins(text: str, label: str) -> bool:
+    """Whether `text` begins with the whole word or words of `label`."""
+    if text[: len(label)].casefold() != label.casefold():
+        return False
+    return not (label[-1:].isalnum() and text[len(label) : len(label) + 1].isalnum())
+
+
+def _bare(text: str) -> str:
+    return _after(_HEAD, text)
+
+
+def _after(pattern: re.Pattern[str], text: str) -> str:
+    """`text` without what `pattern`, which may be empty, matches at its head."""
+    found = pattern.match(text)
+    return text[found.end() :] if found else text
+
+
+def _log_sum(logs: list[float]) -> float:
+    """Logarithm of Σ exp(l) over a list that is not empty."""
+    top = max(logs)
+    return top + log(sum(exp(each - top) for each in logs))
+
+
+def _token(entry: dict[str, Any]) -> str:
+    """A token's text; some servers write a space as the sign that their vocabulary has for it."""
+    return str(entry["token"]).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n")
+
+
+def _rounded(logprob: float) -> float:
+    return round(max(float(logprob), -9999.0), 6)  # -inf is no JSON
