@@ -33,9 +33,11 @@ SCHEMA = pa.schema(
         ("logit", pa.float64()),
         ("label_mass", pa.float64()),
         ("judged", pa.bool_()),
+        ("bounded", pa.bool_()),
     ]
 )
-"""One row a choice. `p_a` is P(A) of an exact outcome, 1 or 0 of a sampled one, and null where nothing was chosen."""
+"""One row a choice. `p_a` is P(A) of an exact outcome, 1 or 0 of a sampled one, and null where nothing was chosen. A
+`bounded` logit may be further from 0: an endpoint listed only one of the labels."""
 
 
 @dataclass(frozen=True, order=True)
@@ -101,7 +103,7 @@ class ChoiceLog:
         answers = [self.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
         return {
             **nothing_said(choices),
-            "judged": sum(choices.column("judged").to_pylist()),
+            **{name: sum(choices.column(name).to_pylist()) for name in ("judged", "bounded")},
             "spend": asdict(self.spend),
             "losses": _counted(loss for a in answers for loss in a.losses),
             "failures": _counted(a.finish for a in answers if a.finish.startswith("failed")),
@@ -135,7 +137,13 @@ def _row(id_: str, round_: int, reading: Reading, judged: bool) -> dict[str, Any
     if reading.outcome == "exact":
         assert reading.logit is not None
         p_a = float(expit(reading.logit))
-    about = {"choice_id": id_, "round": round_, "outcome": reading.outcome, "judged": judged}
+    about = {
+        "choice_id": id_,
+        "round": round_,
+        "outcome": reading.outcome,
+        "judged": judged,
+        "bounded": reading.bounded,
+    }
     return about | {"p_a": p_a, "logit": reading.logit, "label_mass": reading.label_mass}
 
 

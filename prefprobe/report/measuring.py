@@ -96,6 +96,8 @@ def asked(results: Results) -> list[Row]:
     for key, name in (("losses", "attempts lost: "), ("served", "answers of ")):
         counted = [Counter(found.get(key) or {}) for found in sets]
         rows += [(name + of, [(by[of], count(by[of])) for by in counted]) for of in sorted(results.counts(key))]
+    if any(found.get("bounded") for found in sets):
+        rows.append(_row(sets, "with only one label listed", count, "bounded", None))
     spend = [_row(sets, *of) for of in _SPEND]
     rows += [(name, cells) for name, cells in spend if any(value for value, _ in cells)]
     return [(name, cells) for name, cells in rows if any(words != MISSING for _, words in cells)]
