@@ -1,0 +1,390 @@
+"""A chat-completions server that answers by planted utilities and fails by a script, both a function of the request alone.
+
+In a test: `with FaultServer(Behaviour(fault_rate=0.5)) as server: … server.url … server.stats()`. As a process of its own:
+`python -m tests.fault_server --port 0 '{"fault_rate": 0.5}'` prints its address and serves until it is killed.
+
+What a text is worth stands in it, as in `u=+0.53`. The answer depends on messages, seed and temperature; whether an
+attempt fails, and how, depends on the body and on how often that body has been asked. So a client that loses nothing and
+counts nothing twice ends up with the same answers with faults and without.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from math import exp, log
+from typing import Any, Self
+
+from aiohttp import web
+
+Body = dict[str, Any]
+
+FAULTS = (
+    "429 with Retry-After",
+    "429",
+    "500",
+    "503",
+    "hang",
+    "cut",
+    "no choices",
+    "null content",
+    "garbage",
+    "other model",
+    "duplicate",
+    "trickle",
+)
+_PLANTED_ONLY = {"other model", "duplicate"}
+"""Faults that would mislead whoever is still finding out which model answers: questions without a planted utility, such
+as an interview's, are spared them."""
+_WORTH = re.compile(r"\bu=([+-]?\d+(?:\.\d+)?)")
+_TASK = (" Here", " it", " is", ",", " as", " well", " as", " I", " can", ".") * 4
+_REFUSAL = ("I", "'m", " sorry", ",", " but", " I", " can", "'t", " help", " with", " that", ".")
+_THOUGHT = "Both have something to be said for them"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a server is like. Fractions are of bodies, and always hit the same ones."""
+
+    model: str = "planted"
+    provider: str = "loopback"
+    key: str = ""
+    """If set, any other key is refused, and said aloud."""
+    delay: float = 0.0
+    """Seconds that an answer takes."""
+    bias: float = 0.4
+    """Added to the logit of the task shown first."""
+    refusals: float = 0.0
+    unlabelled: float = 0.0
+    """Answers that choose, but begin with other words."""
+    blocked: float = 0.0
+    """Bodies turned down for good, by a content policy."""
+    rejects: tuple[str, ...] = ()
+    """Of `seed`, `system`, `temperature`, `max_tokens` and `logprobs`."""
+    lists: bool = False
+    """Whether log-probabilities come when asked for."""
+    most_listed: int = 20
+    """More `top_logprobs` are turned down."""
+    label_mass: float = 0.98
+    """Probability that an answer begins with a label, as listed."""
+    thinks: str = ""
+    """`field`, `tags` or not at all."""
+    thought: int = 50
+    """Tokens of a thought; an answer of fewer tokens has no content."""
+    fault_rate: float = 0.0
+    """Fraction of attempts that fail."""
+    faults: tuple[str, ...] = FAULTS
+    retry_after: str = "0.05"
+    trickle: float = 1.0
+    """Seconds in which a body trickles in."""
+
+
+class FaultServer:
+    """A server in a thread. `script` says how an attempt fails, by body and attempt number from 0, in place of a rate."""
+
+    def __init__(
+        self,
+        behaviour: Behaviour | None = None,
+        script: Callable[[Body, int], str | None] | None = None,
+    ) -> None:
+        self.behaviour, self._script = behaviour or Behaviour(), script
+        self.url = ""
+        self.arrivals: list[tuple[float, Body]] = []
+        """When each attempt came, by the monotonic clock."""
+        self.faults: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        """How often each body was answered in full and as it should be, by the body's digest."""
+        self.tokens = self.most_tokens = 0
+        """Worked on in all, and for one attempt at most; a lost answer was work too."""
+        self.in_flight = self.most_in_flight = 0
+        self._attempts: Counter[str] = Counter()
+        self._ids = 0
+        self._last: Body | None = None
+        self._loop = asyncio.new_event_loop()
+        self._ready, self._end = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self.serve(0),), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def serve(self, port: int) -> None:
+        """Until the end of the context, or for good."""
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", self._completion)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/stats", self._stats)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._ready.set()
+        await self._end.wait()
+        await runner.cleanup()
+
+    async def announce(self, port: int) -> None:
+        """Serve, and print the address."""
+        serving = asyncio.create_task(self.serve(port))
+        while not self.url:
+            await asyncio.sleep(0.01)
+        print(self.url, flush=True)  # noqa: T201
+        await serving
+
+    def stats(self) -> dict[str, Any]:
+        """What has happened so far, as plain JSON."""
+        return {
+            "attempts": sum(self._attempts.values()),
+            "bodies": len(self._attempts),
+            "answered": self.answers.total(),
+            "bodies_answered": len(self.answers),
+            "in_flight": self.in_flight,
+            "most_in_flight": self.most_in_flight,
+            "faults": dict(self.faults),
+            "tokens": self.tokens,
+            "most_tokens": self.most_tokens,
+        }
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        return web.json_response(self.stats())
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": self.behaviour.model, "object": "model"}]})
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        arrived = time.monotonic()
+        body = await request.json()
+        self.arrivals.append((arrived, body))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await self._reply(request, body)
+        finally:
+            self.in_flight -= 1
+
+    async def _reply(self, request: web.Request, body: Body) -> web.StreamResponse:
+        behaviour, digest = self.behaviour, _digest(body)
+        attempt = self._attempts[digest]
+        self._attempts[digest] += 1
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if behaviour.key and given != behaviour.key:
+            return _error(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
+        planted = len(_worths(body)) == 2
+        fault = self._fault(body, digest, attempt, planted)
+        if fault is not None:
+            self.faults[fault] += 1
+        if fault in ("429", "429 with Retry-After"):
+            headers = {"Retry-After": behaviour.retry_after} if fault != "429" else {}
+            return _error(429, "Rate limit reached.", "rate_limit_exceeded", headers)
+        if fault is not None and fault.isdigit():
+            return _error(int(fault), "The server had an error.", "server_error")
+        refused = _rejection(behaviour, body)
+        if refused is not None:
+            return _error(400, *refused)
+        if planted and _chance(digest, "blocked") < behaviour.blocked:
+            return _error(400, "The request was rejected by our content policy.", "content_policy_violation")
+        await asyncio.sleep(behaviour.delay)
+        completion = self._completed(body)
+        if fault == "hang":
+            await asyncio.sleep(3600)
+        if fault == "duplicate" and self._last is not None:
+            return web.json_response(self._last)
+        if fault == "garbage":
+            return web.Response(text="<html>Bad gateway</html>")
+        if fault == "no choices":
+            return web.json_response(completion | {"choices": []})
+        if fault == "null content":
+            choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "stop"}
+            return web.json_response(completion | {"choices": [choice]})
+        if fault == "other model":
+            return web.json_response(completion | {"model": f"{behaviour.model}-mini"})
+        data = json.dumps(completion).encode()
+        if fault in ("cut", "trickle"):
+            done = await _written(request, data, fault, behaviour.trickle)
+        else:
+            done = web.json_response(completion)
+        if fault != "cut":
+            self.answers[digest] += 1
+            self._last = completion
+        return done
+
+    def _fault(self, body: Body, digest: str, attempt: int, planted: bool) -> str | None:
+        if self._script is not None:
+            return self._script(body, attempt)
+        if _chance(digest, f"fails {attempt}") >= self.behaviour.fault_rate:
+            return None
+        kinds = [kind for kind in self.behaviour.faults if planted or kind not in _PLANTED_ONLY]
+        return kinds[int(_chance(digest, f"how {attempt}") * len(kinds))] if kinds else None
+
+    def _completed(self, body: Body) -> Body:
+        self._ids += 1
+        completion = answer(self.behaviour, body) | {"id": f"chatcmpl-{self._ids}", "created": int(time.time())}
+        tokens = completion["usage"]["total_tokens"]
+        self.tokens += tokens
+        self.most_tokens = max(self.most_tokens, tokens)
+        return completion
+
+
+def answer(behaviour: Behaviour, body: Body) -> Body:
+    """A completion without an id."""
+    limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or 10**6)
+    drawn = json.dumps([body["messages"], body.get("seed")], sort_keys=True)
+    p_a, temperature = p_first(behaviour, body), float(body.get("temperature", 1.0))
+    label, head = _chosen(drawn, p_a, temperature), behaviour.label_mass
+    path: tuple[str, ...] = ("Task", f" {label}", ":", *_TASK)
+    if _chance(drawn, "refuses") < behaviour.refusals:
+        path, head = _REFUSAL, 0.1
+    elif _chance(drawn, "unlabelled") < behaviour.unlabelled or head < 0.5:
+        path, head = ("I", "'d", " take", " the", " first" if label == "A" else " second", " one", "."), min(head, 0.4)
+    spent, message = min(len(path), limit), _message(behaviour, path, limit)
+    if behaviour.thinks:
+        spent = min(behaviour.thought + len(path), limit)
+    finish = "length" if spent == limit else "stop"
+    choice: Body = {"index": 0, "message": message, "finish_reason": finish}
+    if body.get("logprobs") and behaviour.lists:
+        choice["logprobs"] = {"content": _listed(path[:spent], head, p_a, int(body.get("top_logprobs", 0)))}
+    prompt = sum(len(turn["content"].split()) for turn in body["messages"])
+    return {
+        "object": "chat.completion",
+        "model": behaviour.model,
+        "provider": behaviour.provider,
+        "choices": [choice],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": spent, "total_tokens": prompt + spent},
+    }
+
+
+def p_first(behaviour: Behaviour, body: Body) -> float:
+    """P(A) at temperature 1, as planted."""
+    worths = _worths(body)
+    difference = worths[0] - worths[1] if len(worths) == 2 else 0.0
+    return 1 / (1 + exp(-(difference + behaviour.bias)))
+
+
+def _worths(body: Body) -> list[float]:
+    """What the two tasks of the last turn are worth; not two numbers if nothing was planted."""
+    return [float(worth) for worth in _WORTH.findall(body["messages"][-1]["content"])]
+
+
+def _chosen(drawn: str, p_a: float, temperature: float) -> str:
+    if temperature <= 0:
+        return "A" if p_a >= 0.5 else "B"
+    logit = log(p_a / (1 - p_a)) / temperature
+    return "A" if _chance(drawn, "choice") < 1 / (1 + exp(-logit)) else "B"
+
+
+def _message(behaviour: Behaviour, path: tuple[str, ...], limit: int) -> Body:
+    room = limit - behaviour.thought if behaviour.thinks else limit
+    said = "".join(path[: max(room, 0)])
+    message: Body = {"role": "assistant", "content": said}
+    if behaviour.thinks == "field":
+        message["reasoning_content"] = _THOUGHT
+    if behaviour.thinks == "tags":
+        message["content"] = f"<think>{_THOUGHT}.</think>\n\n{said}" if said else f"<think>{_THOUGHT}"
+    return message
+
+
+def _listed(path: tuple[str, ...], head: float, p_a: float, top: int) -> list[Body]:
+    """Log-probabilities of a path. `head` is the probability of `Task` at the first position."""
+    content = []
+    for position, token in enumerate(path):
+        here = {token: 0.999, " ...": 0.001}
+        if position == 0:
+            here = {"Task": head, "I": 1 - head}
+        elif position == 1 and path[0] == "Task":
+            here = {" A": p_a, " B": 1 - p_a}
+        each: list[Body] = [
+            {"token": t, "logprob": log(max(p, 1e-12)), "bytes": list(t.encode())} for t, p in here.items()
+        ]
+        each.sort(key=lambda entry: -entry["logprob"])
+        content.append({**next(e for e in each if e["token"] == token), "top_logprobs": each[:top]})
+    return content
+
+
+def _rejection(behaviour: Behaviour, body: Body) -> tuple[str, str] | None:
+    """(sentence, code) of what is wrong with a request."""
+    rejects = behaviour.rejects
+    if "system" in rejects and body["messages"][0]["role"] == "system":
+        return (
+            "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+            "unsupported_value",
+        )
+    if "seed" in rejects and "seed" in body:
+        return "Unsupported parameter: 'seed' is not supported with this model.", "unsupported_parameter"
+    if "temperature" in rejects and body.get("temperature", 1) != 1:
+        given = body["temperature"]
+        return (
+            f"Unsupported value: 'temperature' does not support {given} with this model. "
+            "Only the default (1) value is supported.",
+            "unsupported_value",
+        )
+    if "max_tokens" in rejects and "max_tokens" in body:
+        return (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
+            "unsupported_parameter",
+        )
+    if "logprobs" in rejects and body.get("logprobs"):
+        return "Unsupported parameter: 'logprobs' is not supported with this model.", "unsupported_parameter"
+    if body.get("top_logprobs", 0) > behaviour.most_listed:
+        most = behaviour.most_listed
+        return f"Invalid value for 'top_logprobs': must be less than or equal to {most}.", "integer_above_max_value"
+    return None
+
+
+def _error(status: int, sentence: str, code: str, headers: dict[str, str] | None = None) -> web.Response:
+    error = {"message": sentence, "type": "invalid_request_error" if status == 400 else code, "code": code}
+    return web.json_response({"error": error}, status=status, headers=headers)
+
+
+async def _written(request: web.Request, data: bytes, how: str, seconds: float) -> web.StreamResponse:
+    """Half of a body and then nothing more, or all of it in ten pieces."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(data))})
+    await response.prepare(request)
+    if how == "cut":
+        await response.write(data[: len(data) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return response
+    step = -(-len(data) // 10)
+    for at in range(0, len(data), step):
+        await asyncio.sleep(seconds / 10)
+        await response.write(data[at : at + step])
+    return response
+
+
+def _digest(body: Body) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _chance(what: str, why: str) -> float:
+    """A number between 0 and 1, always the same for the same two texts."""
+    return int.from_bytes(hashlib.sha256(f"{why} {what}".encode()).digest()[:6]) / 2**48
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("behaviour", nargs="?", default="{}", help="JSON of the fields of Behaviour")
+    asked = parser.parse_args()
+    given = json.loads(asked.behaviour)
+    unknown = set(given) - {field.name for field in fields(Behaviour)}
+    if unknown:
+        parser.error(f"Behaviour has no {', '.join(sorted(unknown))}")
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    asyncio.run(FaultServer(Behaviour(**{**given, **lists})).announce(asked.port))
+
+
+if __name__ == "__main__":
+    main()

