@@ -120,7 +120,7 @@ class FaultServer:
         self._thread.join(10)
         self._loop.close()
 
-    async def serve(self, port: int) -> None:
+    async def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Until the end of the context, or for good."""
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self._completion)
@@ -128,16 +128,16 @@ class FaultServer:
         app.router.add_get("/stats", self._stats)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port)
+        site = web.TCPSite(runner, host, port)
         await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self.url = f"http://{host}:{runner.addresses[0][1]}/v1"
         self._ready.set()
         await self._end.wait()
         await runner.cleanup()
 
-    async def announce(self, port: int) -> None:
+    async def announce(self, port: int, host: str) -> None:
         """Serve, and print the address."""
-        serving = asyncio.create_task(self.serve(port))
+        serving = asyncio.create_task(self.serve(port, host))
         while not self.url:
             await asyncio.sleep(0.01)
         print(self.url, flush=True)  # noqa: T201
@@ -376,6 +376,7 @@ def _chance(what: str, why: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a pod")
     parser.add_argument("behaviour", nargs="?", default="{}", help="JSON of the fields of Behaviour")
     asked = parser.parse_args()
     given = json.loads(asked.behaviour)
@@ -383,7 +384,7 @@ def main() -> None:
     if unknown:
         parser.error(f"Behaviour has no {', '.join(sorted(unknown))}")
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    asyncio.run(FaultServer(Behaviour(**{**given, **lists})).announce(asked.port))
+    asyncio.run(FaultServer(Behaviour(**{**given, **lists})).announce(asked.port, asked.host))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,10 @@ class Wire:
             raise Lost("cut body") from None
         except aiohttp.InvalidURL:
             raise BadConfig(f"{self.base_url} is no address; check base_url.") from None
+        except aiohttp.ClientSSLError as error:
+            raise BadConfig(
+                f"{self.base_url} shows a certificate that is not trusted here ({error}); check it."
+            ) from None
         except aiohttp.ClientConnectorError as error:
             raise Lost("connection", said=str(error)) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -66,6 +70,9 @@ class Wire:
             raise Lost("garbage") from None
         if not isinstance(body, dict):
             raise Lost("garbage")
+        status = body["error"].get("code") if isinstance(body.get("error"), dict) and "choices" not in body else None
+        if isinstance(status, int) and 400 <= status < 600:  # of the provider behind a router that answers 200 itself
+            raise failure(self.base_url, status, data, reply.headers, self.__key)
         wrong = self._inspect(body)
         if wrong is not None:
             raise Lost(wrong)

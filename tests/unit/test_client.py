@@ -380,6 +380,10 @@ def error(message: str, code: str | int = "", **more: Any) -> bytes:
         (308, b"", BadConfig, ("address", "308")),
         (402, error("Insufficient credits"), TemporaryFailure, ("Insufficient credits", "add credit")),
         (429, error("You exceeded your quota", "insufficient_quota"), TemporaryFailure, ("exceeded", "add credit")),
+        (400, error("Your credit balance is too low"), TemporaryFailure, ("credit balance", "add credit")),
+        (400, b"[" + error("API key not valid.") + b"]", BadConfig, ("refuses the key", "API key not valid.")),
+        (405, b"", BadConfig, ("address", "405")),
+        (200, error("Insufficient credits", 402), TemporaryFailure, ("Insufficient credits", "402")),
     ],
 )
 def test_what_ends_a_run_at_once(status: int, data: bytes, kind: type[PrefprobeError], words: tuple[str, ...]) -> None:
