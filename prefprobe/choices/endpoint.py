@@ -20,6 +20,9 @@ from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 SAVE_EVERY = 5.0
 """Seconds between two saves; a process that is killed loses the answers of so many at most."""
 
+FIRST_CONTACT = 60.0
+"""Seconds for which an endpoint may be silent that has never answered this step."""
+
 
 class Prompt(NamedTuple):
     """One thing to ask."""
@@ -70,7 +73,11 @@ class Endpoint:
         self._spoken: Dialect | None = None
         key = os.environ.get(settings.key, "") if settings.key else ""
         self._client = Client(settings.base_url, key, settings.transport, self._complaint)
-        self.dialect = dialect or self._interview(samples, labels)
+        if dialect is None:  # an address or a server that is wrong from the start shows early
+            short = min(FIRST_CONTACT, settings.transport.total_timeout)
+            transport = settings.transport.model_copy(update={"total_timeout": short})
+            dialect = self._interview(Client(settings.base_url, key, transport, self._complaint), samples, labels)
+        self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
             raise BadConfig(
                 f"{settings.base_url} reports no cost: give `prices` for {settings.model}, or no budget_usd."
@@ -125,13 +132,13 @@ class Endpoint:
         most = body.get("max_tokens") or body.get("max_completion_tokens") or 0
         return Call(id_, body, characters // 4 + most)
 
-    def _interview(self, samples: Sequence[str], labels: Labels | None) -> Dialect:
+    def _interview(self, client: Client, samples: Sequence[str], labels: Labels | None) -> Dialect:
         before = self._budget.spent
 
         def ask(bodies: Sequence[Body]) -> list[Reply]:
             replies: dict[str, Reply] = {}
             calls = [self._call(f"sample {i}", body) for i, body in enumerate(bodies)]
-            self._client.run(calls, lambda reply: replies.update({reply.id: reply}), lambda: None)
+            client.run(calls, lambda reply: replies.update({reply.id: reply}), lambda: None)
             some = [replies[call.id] for call in calls]
             lost = next((r.error for r in some if r.body is None and not r.error[:3].isdigit()), None)
             if lost is not None:

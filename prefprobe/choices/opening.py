@@ -46,6 +46,7 @@ def _api_log(
     choices, budget = job.config.choices, Budget(settings, Spend())
     engine = ApiEngine(settings, stimulus, choices.temperature, choices.part, budget, _spoken(job, "dialect.json"))
     interview = _kept(job, "dialect.json", engine.dialect)
+    job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
     log = ChoiceLog(engine, _answers(job, engine.identity), texts, prompts, job.progress)
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
         log.judge = Judge(settings, stimulus, choices.part, budget, _spoken(job, "judge.json"))

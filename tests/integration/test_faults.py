@@ -83,7 +83,7 @@ class Study:
             for i in range(46)
         ]
         tasks.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        transport = {"concurrency": CONCURRENCY, "attempt_timeout": 0.4, "total_timeout": 60.0} | api.pop(
+        transport = {"concurrency": CONCURRENCY, "attempt_timeout": 20.0, "total_timeout": 60.0} | api.pop(
             "transport", {}
         )
         settings = {"base_url": url, "model": "planted", "key": "", "transport": transport, **api}
@@ -129,7 +129,7 @@ class Study:
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Until it holds, or the process is over."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not what() and process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -183,7 +183,7 @@ def test_all_faults_and_twenty_kills_change_no_choice(
     calm, _ = undisturbed
     rng = random.Random(11)
     with serving(**ROUGH) as server:
-        study = Study(tmp_path, server.url)
+        study = Study(tmp_path, server.url, transport={"attempt_timeout": 0.8})
         at_work = [kill_after(study, server, rng.randrange(0, 50)) for _ in range(KILLS)]
         code, said = study.measure()
         stats = server.stats()
@@ -271,14 +271,17 @@ def test_sigterm_ends_in_75_with_every_answer_saved(undisturbed: tuple[Study, di
         wait_for(lambda: server.stats()["attempts"] > 120, process)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
-        stats = server.stats()
+        stats, saved = server.stats(), study.saved()
+        code, later = study.measure()
+        in_all = server.stats()
     assert process.returncode == 75
     assert "stopped by SIGTERM; what is finished is saved" in said
     assert "Traceback" not in said
-    saved = study.saved()
     assert saved.num_rows == stats["attempts"] - interview(undisturbed)
     answered = saved.num_rows - pc.sum(pc.starts_with(saved.column("finish"), "failed")).as_py()
     assert answered == stats["answered"] - interview(undisturbed)
+    assert code == 0, later
+    assert in_all["attempts"] == in_all["bodies"] == undisturbed[1]["attempts"]  # nothing was asked twice
 
 
 def test_a_leak_stops_the_study_before_anything_is_asked(tmp_path: Path) -> None:
