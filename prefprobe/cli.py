@@ -106,10 +106,10 @@ def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) ->
     The store is only read, and only for inputs of the preset that lie in it. Works without a network.
     """
     from prefprobe.config import load_config
-    from prefprobe.plan import plan as plan_of
-    from prefprobe.plan import read_study
-    from prefprobe.plan_remarks import remarks
-    from prefprobe.plan_table import plan_json, show_plan
+    from prefprobe.plan.needs import plan as plan_of
+    from prefprobe.plan.needs import read_study
+    from prefprobe.plan.remarks import remarks
+    from prefprobe.plan.table import plan_json, show_plan
     from prefprobe.store.objects import ObjectStore
 
     study = read_study(load_config(preset, overrides), ObjectStore.open(store))

@@ -29,10 +29,10 @@ from prefprobe.choices.stimulus import Stimulus
 from prefprobe.cli import main
 from prefprobe.config import ActiveLearningSettings, ModelSettings, load_config
 from prefprobe.pipeline import graph
-from prefprobe.plan import ANSWER_TOKENS, CHOICE_BYTES, rounds
-from prefprobe.plan_gguf import read_header
-from prefprobe.plan_model import model_facts, width
-from prefprobe.plan_table import WIDTH, count, dollars, size
+from prefprobe.plan.gguf import read_header
+from prefprobe.plan.model import model_facts, width
+from prefprobe.plan.needs import ANSWER_TOKENS, CHOICE_BYTES, rounds
+from prefprobe.plan.table import WIDTH, count, dollars, size
 from prefprobe.progress import Progress
 from prefprobe.shift.prompted import prompted_tasks
 from prefprobe.store.formats import npz_bytes, parquet_bytes

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prefprobe.plan import (
+from prefprobe.plan.model import ModelFacts
+from prefprobe.plan.needs import (
     ACTIVATION_RATE,
     ANSWER_TOKENS,
     CHOICE_BYTES,
@@ -16,9 +17,8 @@ from prefprobe.plan import (
     Study,
     answers,
 )
-from prefprobe.plan_model import ModelFacts
-from prefprobe.plan_prompts import CHARACTERS, TEMPLATE_TOKENS
-from prefprobe.plan_table import count, dollars, size, tokens
+from prefprobe.plan.prompts import CHARACTERS, TEMPLATE_TOKENS
+from prefprobe.plan.table import count, dollars, size, tokens
 
 
 def remarks(study: Study, lines: list[Line]) -> list[str]:

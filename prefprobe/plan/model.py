@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from prefprobe.activations.sources import cache_root, local_path
 from prefprobe.config import ModelSettings
 from prefprobe.errors import BadConfig
-from prefprobe.plan_gguf import read_header
-from prefprobe.plan_prompts import PromptLengths, compiled
+from prefprobe.plan.gguf import read_header
+from prefprobe.plan.prompts import PromptLengths, compiled
 
 _HASHED = 1 << 30
 """Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""

@@ -13,8 +13,8 @@ from prefprobe.activations.sources import local_path
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.config import ActiveLearningSettings, Config
 from prefprobe.pipeline import TEMPLATES, Node, graph
-from prefprobe.plan_model import ModelFacts, model_facts, width
-from prefprobe.plan_prompts import Prompt
+from prefprobe.plan.model import ModelFacts, model_facts, width
+from prefprobe.plan.prompts import Prompt
 from prefprobe.shift.behaviour import comparison_tasks
 from prefprobe.shift.prompted import PromptedTask, check_disjoint, prompted_tasks
 from prefprobe.store.objects import ObjectStore

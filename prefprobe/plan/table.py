@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from prefprobe.plan import Line, Need
+from prefprobe.plan.needs import Line, Need
 from prefprobe.store.formats import json_bytes
 
 WIDTH = 100
