@@ -110,7 +110,7 @@ class Study:
     def measure(self) -> tuple[int, str]:
         """Exit code and what was said."""
         process = self.begin()
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
         return process.returncode, said
 
     def outputs(self) -> dict[str, dict[str, Any]]:
@@ -129,7 +129,7 @@ class Study:
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Until it holds, or the process is over."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not what() and process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -251,7 +251,7 @@ def test_a_server_that_is_away_ends_in_75_and_the_study_goes_on_when_it_is_back(
         wait_for(lambda: server.stats()["answered"] > 100, process)
     finally:
         server.kill()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 75, said
     assert "has answered nothing for 1.5 s" in said
     assert study.saved().num_rows > 100 - interview(undisturbed) - CONCURRENCY
@@ -270,7 +270,7 @@ def test_sigterm_ends_in_75_with_every_answer_saved(undisturbed: tuple[Study, di
         process = study.begin()
         wait_for(lambda: server.stats()["attempts"] > 120, process)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
         stats, saved = server.stats(), study.saved()
         code, later = study.measure()
         in_all = server.stats()
