@@ -56,7 +56,7 @@ class Wire:
             raise Lost("cut body") from None
         except aiohttp.InvalidURL:
             raise BadConfig(f"{self.base_url} is no address; check base_url.") from None
-        except aiohttp.ClientSSLError as error:
+        except aiohttp.ClientConnectorCertificateError as error:
             raise BadConfig(
                 f"{self.base_url} shows a certificate that is not trusted here ({error}); check it."
             ) from None

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -14,7 +15,9 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from prefprobe.choices import pacing, wire
 from prefprobe.choices.api_settings import TransportSettings
@@ -24,6 +27,7 @@ from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from tests.fault_server import Behaviour, Body, FaultServer, answer
 
 KEY = "sk-test-a-very-secret-key"
+THERE = ConnectionKey("models.example", 443, True, True, None, None, None)
 GOOD = {"id": "1", "model": "planted", "choices": [{"message": {"content": "Task A: …"}}]}
 Script = Callable[[Body, int], str | None]
 Answered = tuple[int, dict[str, str], bytes]
@@ -175,6 +179,29 @@ def test_a_connection_that_breaks_or_is_refused_is_lost() -> None:
     client = client_for(url, total_timeout=0.5)
     with pytest.raises(TemporaryFailure, match=rf"{url} has answered nothing for 0.5 s \(most often: connection"):
         replies(client, [call(0)])
+
+
+def test_an_address_that_is_none_ends_the_run() -> None:
+    with pytest.raises(BadConfig, match="no address; check base_url"):
+        replies(client_for("http://127.0.0.1:99999/v1"), [call(0)])
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (aiohttp.ClientConnectorCertificateError(THERE, ssl.CertificateError("expired")), BadConfig),
+        (aiohttp.ClientConnectorSSLError(THERE, ssl.SSLEOFError("cut off")), TemporaryFailure),
+    ],
+)
+def test_a_bad_certificate_ends_the_run_and_a_broken_handshake_does_not(
+    error: Exception, becomes: type[PrefprobeError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", fails)
+    with pytest.raises(becomes, match="certificate" if becomes is BadConfig else "most often: connection"):
+        replies(client_for("https://models.example/v1", total_timeout=0.3), [call(0)])
 
 
 @pytest.mark.parametrize(
@@ -342,15 +369,15 @@ def test_an_endpoint_that_goes_away_is_asked_now_and_then_until_it_is_back(monke
 
     def away(body: Body, attempt: int) -> str | None:
         asked.append(time.monotonic())
-        return "500" if 40 <= len(asked) < 82 else None
+        return "500" if 40 <= len(asked) < 76 else None
 
-    with FaultServer(Behaviour(delay=0.01), away) as server:
+    with FaultServer(script=away) as server:
         client = client_for(server.url, concurrency=8)
         got = replies(client, [call(n) for n in range(120)])
     assert all(r.body is not None for r in got.values())
-    assert client.losses == {"500": 42}
+    assert client.losses == {"500": 36}
     # 20 losses in a row, and those on their way; then one at a time, with pauses of 0.15 s and more in the end
-    assert all(later - before > 0.1 for before, later in itertools.pairwise(asked[78:82]))
+    assert all(later - before > 0.1 for before, later in itertools.pairwise(asked[72:76]))
     assert client.pace.size > 1
 
 
@@ -540,6 +567,7 @@ def test_an_error_from_beat_lets_what_is_on_its_way_arrive() -> None:
         with pytest.raises(TemporaryFailure, match="enough"):
             client_for(server.url).run((call(n) for n in range(100)), got.append, beat)
     assert [at - started for at in beats[:2]] == pytest.approx([1, 2], abs=0.6)
+    assert len(beats) > 2  # also while waiting for what is on its way
     assert sorted(int(r.id) for r in got) == list(range(8))
 
 
