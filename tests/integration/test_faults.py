@@ -245,7 +245,7 @@ def test_a_server_that_is_away_ends_in_75_and_the_study_goes_on_when_it_is_back(
     assert code == 75
     assert f"http://127.0.0.1:{port}/v1 has answered nothing for 1.5 s (most often: connection" in said
     assert "Traceback" not in said
-    server = Server({}, port)
+    server = Server({"delay": 0.1}, port)  # so slow that it is gone before the study is done
     try:
         process = study.begin()
         wait_for(lambda: server.stats()["answered"] > 100, process)
