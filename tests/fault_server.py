@@ -126,6 +126,7 @@ class FaultServer:
         app.router.add_post("/v1/chat/completions", self._completion)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/stats", self._stats)
+        app.router.add_get("/forget", self._forget)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
         await runner.setup()
         site = web.TCPSite(runner, host, port)
@@ -159,6 +160,11 @@ class FaultServer:
 
     async def _stats(self, _: web.Request) -> web.Response:
         return web.json_response(self.stats())
+
+    async def _forget(self, _: web.Request) -> web.Response:
+        """Duplicate nothing that was said before: who hears it twice may be another process, and cannot know."""
+        self._last = None
+        return web.json_response({})
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": self.behaviour.model, "object": "model"}]})
