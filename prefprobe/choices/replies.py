@@ -53,10 +53,20 @@ def thinks(body: Body) -> bool:
 
 
 def listed(body: Body) -> list[Body]:
-    """The log-probabilities of the answer's tokens, each with those of other tokens; empty if none came."""
+    """The log-probabilities of the answer's tokens, each with those of other tokens; empty if none came that can be read."""
     content = _mapping((choice(body) or {}).get("logprobs")).get("content")
     tokens = content if isinstance(content, list) else []
-    return tokens if any(entry.get("top_logprobs") for entry in tokens) else []
+    others = [_mapping(entry).get("top_logprobs") or [] for entry in tokens]
+    if not any(others) or not all(isinstance(each, list) for each in others):
+        return []
+    return tokens if all(map(_says, tokens)) and all(_says(other) for each in others for other in each) else []
+
+
+def _says(entry: object) -> bool:
+    """Whether an entry of a list of log-probabilities has a token and a number."""
+    known = _mapping(entry)
+    log = known.get("logprob")
+    return isinstance(known.get("token"), str) and isinstance(log, int | float) and log < 1.0  # so that NaN is none
 
 
 def reported_cost(body: Body) -> float | None:

@@ -12,6 +12,7 @@ from prefprobe.choices.api_settings import ApiSettings
 from prefprobe.choices.client import Reply
 from prefprobe.choices.dialect import MOST_TOKENS, Dialect, Interview
 from prefprobe.choices.reading import Labels
+from prefprobe.choices.replies import listed
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 
@@ -79,6 +80,30 @@ class Accent:
 def interview(accent: Accent, temperature: float = 1.0, **settings: Any) -> Dialect:
     api = ApiSettings(base_url="http://127.0.0.1:1/v1", model="asked/seed-model", **settings)
     return Interview(accent.ask, api, temperature, SAMPLES, Labels.of(STIMULUS)).dialect()
+
+
+A = {"token": " A", "logprob": -0.1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "Task A",
+        ["Task"],
+        [A],
+        [{**A, "top_logprobs": "A"}],
+        [{**A, "top_logprobs": ["A"]}],
+        [{**A, "top_logprobs": [{"token": "A"}]}],
+        [{**A, "top_logprobs": [{**A, "logprob": math.nan}]}],
+        [{"token": None, "logprob": 0.0, "top_logprobs": [A]}],
+        [{**A, "top_logprobs": [A]}, None],
+    ],
+)
+def test_log_probabilities_that_cannot_be_read_are_none(content: Any) -> None:
+    body = {"choices": [{"message": {"content": "Task A"}, "logprobs": {"content": content}}]}
+    assert listed(body) == []
+    assert listed({"choices": [{**body["choices"][0], "logprobs": {"content": [{**A, "top_logprobs": [A]}]}}]}) != []
 
 
 def test_a_plain_endpoint_is_asked_few_questions() -> None:
