@@ -102,6 +102,7 @@ define lint
 $(BIN)/ruff check .
 $(BIN)/ruff format --check .
 $(BIN)/mypy
+$(BIN)/lint-imports
 endef
 
 # One empty file per thing installed, newer than the pins that it was installed from.

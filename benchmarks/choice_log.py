@@ -22,8 +22,8 @@ from prefprobe.choices.answers import AnswerLog
 from prefprobe.choices.engine import Answer, Question, Reading
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.loop import measure_utilities
-from prefprobe.config import ActiveLearningSettings
 from prefprobe.progress import Progress
+from prefprobe.settings import ActiveLearningSettings
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 

@@ -20,8 +20,8 @@ from statistics import median
 
 import openai
 
-from prefprobe.choices.api_settings import TransportSettings
-from prefprobe.choices.client import Call, Client
+from prefprobe.choices.api.client import Call, Client
+from prefprobe.settings import TransportSettings
 
 CONCURRENCY, ROUNDS = 256, 3
 LATENCIES = (0.25, 0.025)

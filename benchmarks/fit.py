@@ -19,11 +19,11 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
 from prefprobe.choices.pairs import initial_pairs, select_pairs
-from prefprobe.utilities import laplace, newton
-from prefprobe.utilities.compat import fit_published, published_objective
-from prefprobe.utilities.likelihood import Point
-from prefprobe.utilities.reliability import split_half
-from prefprobe.utilities.thurstonian import Comparisons, fit, fit_mu, posterior_of
+from prefprobe.thurstonian import laplace, newton
+from prefprobe.thurstonian.fit import Comparisons, fit, fit_mu, posterior_of
+from prefprobe.thurstonian.likelihood import Point
+from prefprobe.thurstonian.published import fit_published, published_objective
+from prefprobe.thurstonian.reliability import split_half
 
 TASKS, DEGREE, BATCH, SAMPLES, PAIRS, MORE = 10_000, 5, 5_000, 5, 62_400, 5_000
 GRADIENT = 1e-2

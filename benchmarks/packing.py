@@ -12,11 +12,11 @@ import torch
 
 from prefprobe.activations.loading import LoadedModel, load_model
 from prefprobe.activations.packing import forward
-from prefprobe.activations.sources import source_revision
 from prefprobe.choices.pairs import initial_pairs
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.config import ModelSettings
-from prefprobe.tasks.sources import read_tasks
+from prefprobe.settings import ModelSettings
+from prefprobe.sources import source_revision
+from prefprobe.tasks.pool import read_tasks
 
 ROUNDS = 3
 

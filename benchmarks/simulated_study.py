@@ -22,9 +22,9 @@ from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
 from prefprobe.choices.pairs import Pairs, initial_pairs, select_pairs
-from prefprobe.utilities import thurstonian
-from prefprobe.utilities.comparisons import Comparisons
-from prefprobe.utilities.compat import fit_published
+from prefprobe.thurstonian.comparisons import Comparisons
+from prefprobe.thurstonian.fit import fit_mu, posterior_of
+from prefprobe.thurstonian.published import fit_published
 
 Floats = npt.NDArray[np.float64]
 First = npt.NDArray[np.bool_] | bool
@@ -159,7 +159,7 @@ def ours(world: World, name: str, goal: float, rng: Rng) -> Seen:
     while not seen.path or (seen.path[-1][2] < goal and len(seen.pairs) < MAX_PAIRS):
         new = select_pairs(seen.mu, seen.pairs, batch, rng) if seen.path else initial_pairs(TASKS, degree, rng)
         seen.add(new, *ask(world, new, rng))
-        seen.fitted(thurstonian.fit_mu(seen.comparisons()), world)
+        seen.fitted(fit_mu(seen.comparisons()), world)
     return seen
 
 
@@ -175,7 +175,7 @@ def published(world: World, one_order: bool, rng: Rng) -> Seen:
             wins += np.where(known > 0.0, chosen, ~first)  # a refusal is a win for B, the task shown second
         seen.add(new, wins, np.full(len(new), float(samples)), samples * len(new))
         before = seen.mu
-        seen.fitted(fit_published(thurstonian.posterior_of(seen.comparisons()), 1000)[0][0], world)
+        seen.fitted(fit_published(posterior_of(seen.comparisons()), 1000)[0][0], world)
         if number and spearmanr(before, seen.mu).statistic >= 0.995:
             break
     return seen

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from prefprobe import __version__
-from prefprobe.cluster.cli import cluster
+from prefprobe.cluster.commands import cluster
 from prefprobe.errors import PrefprobeError
 
 _TERMINATION_LOG = 1000  # characters; Kubernetes keeps 4096 bytes
@@ -83,8 +83,8 @@ def run(preset: Path, overrides: tuple[str, ...], run_id: str | None, store: str
     """Run a whole study, or whatever of it is not in the store yet."""
     from prefprobe.config import load_config
     from prefprobe.progress import Progress
-    from prefprobe.runner import Run, run_nodes
-    from prefprobe.summary import show_summary
+    from prefprobe.study.run import Run, run_nodes
+    from prefprobe.study.summary import show_summary
 
     study = Run.create(store, load_config(preset, overrides), run_id)
     progress = Progress()
@@ -106,9 +106,9 @@ def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) ->
     The store is only read, and only for inputs of the preset that lie in it. Works without a network.
     """
     from prefprobe.config import load_config
+    from prefprobe.plan.assumptions import remarks
     from prefprobe.plan.needs import plan as plan_of
     from prefprobe.plan.needs import read_study
-    from prefprobe.plan.remarks import remarks
     from prefprobe.plan.table import plan_json, show_plan
     from prefprobe.store.objects import ObjectStore
 
@@ -136,9 +136,9 @@ def start(preset: Path, text: str, lines: str, run_id: str, out: Path | None, st
     out over.
     """
     from prefprobe.config import load_config
-    from prefprobe.pipeline import fan_out
-    from prefprobe.runner import Run
     from prefprobe.store.keys import canonical_json
+    from prefprobe.study.graph import fan_out
+    from prefprobe.study.run import Run
 
     overrides = [line.strip() for line in lines.splitlines() if line.strip()]
     study = Run.create(store, load_config(preset, overrides, text or None), run_id or None)
@@ -161,15 +161,26 @@ def start(preset: Path, text: str, lines: str, run_id: str, out: Path | None, st
 @_STORE
 def step(name: str, shard: int | None, out: Path | None, run_id: str, store: str) -> None:
     """Run one step of a run alone: `extract`, or one node of it, such as `extract.model.3`."""
-    from prefprobe.export import copy_outputs
     from prefprobe.progress import Progress
-    from prefprobe.runner import Run, run_nodes
+    from prefprobe.study.export import copy_outputs
+    from prefprobe.study.run import Run, run_nodes
 
     study = Run.open(store, run_id)
     nodes = study.select(name, shard)
     run_nodes(study, nodes, Progress())
     if out is not None:
         copy_outputs(study, nodes, out)
+
+
+@main.command("check-store")
+@_STORE
+def check_store(store: str) -> None:
+    """Write, read, conditionally write and delete a small object, as the steps do; say what a store lacks."""
+    from prefprobe.store.check import check_store as check
+    from prefprobe.store.objects import ObjectStore
+
+    for line in check(ObjectStore.open(store)):
+        click.echo(line)
 
 
 @main.command()
@@ -181,8 +192,8 @@ def step(name: str, shard: int | None, out: Path | None, run_id: str, store: str
 @_STORE
 def outcome(workflow: str, status: str, failures: str, run_id: str, out: Path | None, store: str) -> None:
     """Write what became of a workflow to workflows/<WORKFLOW>.html and .json in the store."""
-    from prefprobe.outcome import outcome as outcome_of
-    from prefprobe.outcome import write_outcome
+    from prefprobe.cluster.outcome import outcome as outcome_of
+    from prefprobe.cluster.outcome import write_outcome
     from prefprobe.store.objects import ObjectStore
 
     objects = ObjectStore.open(store)
@@ -201,9 +212,9 @@ def outcome(workflow: str, status: str, failures: str, run_id: str, out: Path | 
 @_STORE
 def status(run_id: str | None, store: str) -> None:
     """Say what of a run is done."""
-    from prefprobe.runner import Run, run_ids
     from prefprobe.store.objects import ObjectStore
-    from prefprobe.summary import show_status
+    from prefprobe.study.run import Run, run_ids
+    from prefprobe.study.summary import show_status
 
     if run_id is None:
         for known in run_ids(ObjectStore.open(store)):
@@ -219,8 +230,8 @@ def status(run_id: str | None, store: str) -> None:
 @_STORE
 def explain(name: str, against: str, run_id: str, store: str) -> None:
     """Say why a step has another key than in another run."""
-    from prefprobe.runner import Run
-    from prefprobe.summary import differences
+    from prefprobe.study.run import Run
+    from prefprobe.study.summary import differences
 
     here, there = Run.open(store, run_id), Run.open(store, against)
     for node in here.select(name):
@@ -235,8 +246,8 @@ def explain(name: str, against: str, run_id: str, store: str) -> None:
 @_STORE
 def export(features: str, out: Path, run_id: str, store: str) -> None:
     """Write the activations of a run as one activations.npz and completions.json."""
-    from prefprobe.export import export_features
-    from prefprobe.runner import Run
+    from prefprobe.study.export import export_features
+    from prefprobe.study.run import Run
 
     click.echo(export_features(Run.open(store, run_id), features, out))
 
@@ -262,7 +273,7 @@ def fit(choices: Path, out: Path, compat: str | None, bootstrap: int) -> None:
     Its columns are task_a, task_b, and choice (a, b or refusal) or p_a (0 to 1), and optionally count. In --out:
     utilities.parquet, utilities.csv and fit.json.
     """
-    from prefprobe.utilities.fit_files import fit_choices
+    from prefprobe.thurstonian.fit_files import fit_choices
 
     click.echo(fit_choices(choices, out, compat=compat is not None, resamples=bootstrap))
 

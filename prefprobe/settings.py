@@ -1,9 +1,263 @@
-"""What every block of a preset has in common."""
+"""All settings of a study: the blocks of a preset, what each key means, and its default.
 
-from pydantic import BaseModel, ConfigDict
+The same object is the preset, the command line's `--set`, the environment of a pod, and what a run saves.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
 class Settings(BaseModel):
     """A block of a preset; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Settings):
+    """A causal language model."""
+
+    source: str = Field(description="hub id, local folder, GGUF file, or package:NAME/PATH")
+    name: str | None = Field(None, description="how the report calls it; the source if not given")
+    revision: str | None = Field(None, description="hub commit; content digests identify everything else")
+    adapter: str | None = Field(None, description="LoRA adapter (peft, safetensors) merged at load: hub id or folder")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    chat: bool = Field(True, description="render prompts with the chat template; false reads bare text")
+
+
+class TaskSettings(Settings):
+    """Which tasks there are, and how many are measured."""
+
+    sources: list[str] = Field(
+        ["demo"], min_length=1, description="`demo`, a JSONL, CSV or Parquet file with id and text, or store:KEY"
+    )
+    n_train: int = Field(ge=10)
+    n_eval: int = Field(ge=10)
+
+
+_ENGINES_OWN = frozenset(
+    [
+        "model",
+        "messages",
+        "n",
+        "stream",
+        "seed",
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+    ]
+)
+
+
+def _address(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https") or not rest:
+        raise ValueError("an address begins with http:// or https://")
+    if "@" in rest.split("/", 1)[0]:
+        raise ValueError("user and password do not belong in an address; name an environment variable in `key`")
+    return url
+
+
+def _variable(name: str) -> str:
+    if name and not (name.isascii() and name.isidentifier()):
+        raise ValueError("expected the name of an environment variable that holds the key, never the key itself")
+    return name
+
+
+def _providers_own(extra: dict[str, Any]) -> dict[str, Any]:
+    taken = sorted(set(extra) & _ENGINES_OWN)
+    if taken:
+        raise ValueError(f"the engine sets {', '.join(taken)} itself")
+    return extra
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Extra = Annotated[dict[str, Any], AfterValidator(_providers_own)]
+
+
+class TransportSettings(Settings):
+    """How hard an endpoint is pressed, and how long it is waited for."""
+
+    concurrency: int = Field(
+        32, ge=1, description="the most requests on their way at once; fewer while the endpoint is busy"
+    )
+    requests_per_minute: int | None = Field(None, ge=1, description="sent evenly, no bursts; null: no limit")
+    tokens_per_minute: int | None = Field(None, ge=1, description="prompt and longest answer; null: no limit")
+    attempt_timeout: float = Field(120.0, gt=0, description="seconds for one attempt")
+    total_timeout: float = Field(
+        900.0, gt=0, description="seconds without any answer after which a step gives up for now"
+    )
+
+
+class Prices(Settings):
+    """US dollars for a million tokens."""
+
+    prompt: float = Field(ge=0)
+    cached: float | None = Field(None, ge=0, description="prompt tokens out of the provider's cache; null: as prompt")
+    completion: float = Field(ge=0)
+
+
+class JudgeSettings(Settings):
+    """A model that is asked what an answer without a label says."""
+
+    model: str
+    base_url: Address | None = Field(None, description="null: the same endpoint")
+    key: Variable | None = Field(None, description="null: the same variable; must be given with another base_url")
+    max_tokens: int | None = Field(None, ge=1, description="as for the model")
+    prices: Prices | None = None
+    extra: Extra = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_key_for_a_stranger(self) -> Self:
+        if self.base_url is not None and self.key is None:
+            raise ValueError('`key` must be given with another base_url, "" for none: a key is sent to one address')
+        return self
+
+
+class ApiSettings(Settings):
+    """A model behind an OpenAI-compatible API: vLLM, OpenRouter, OpenAI, `transformers serve`."""
+
+    base_url: Address = Field(description="up to /v1, as in http://127.0.0.1:8000/v1 or https://openrouter.ai/api/v1")
+    model: str = Field(description="its name there")
+    key: Variable = Field("OPENAI_API_KEY", description="NAME of the variable that holds the key; unset: none is sent")
+    mode: Literal["auto", "exact", "sampled"] = Field(
+        "auto", description="exact reads log-probabilities; auto does where they come and answers begin with a label"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="length of an answer; null: 16, and what it takes for a model that reasons"
+    )
+    seed: int | None = Field(0, description="from which every question and repeat gets a seed of its own; null: none")
+    prices: Prices | None = Field(None, description="needed for budget_usd where the provider reports no cost")
+    budget_usd: float | None = Field(None, gt=0, description="what one step may cost; null: no limit")
+    budget_tokens: int | None = Field(
+        None, gt=0, description="prompt and completion tokens of one step; null: no limit"
+    )
+    extra: Extra = Field(
+        default_factory=dict, description="further fields of every request: provider, reasoning, top_p"
+    )
+    transport: TransportSettings = TransportSettings()
+    judge: JudgeSettings | None = None
+
+    def for_judge(self) -> "ApiSettings":
+        """How the judge is asked: the same, but for what `judge` says otherwise. There must be a judge."""
+        assert self.judge is not None
+        judge = self.judge
+        own = {"model": judge.model, "max_tokens": judge.max_tokens, "prices": judge.prices, "extra": judge.extra}
+        own |= {"mode": "sampled", "judge": None}
+        if judge.base_url is not None:
+            own |= {"base_url": judge.base_url}
+        if judge.key is not None:
+            own |= {"key": judge.key}
+        return self.model_copy(update=own)
+
+
+class ChoiceSettings(Settings):
+    """How one choice between two tasks is made."""
+
+    engine: Literal["local", "api"] = Field(
+        "local", description="local: exact label probabilities from own weights; api: the model behind `api`"
+    )
+    api: ApiSettings | None = None
+    temperature: float = Field(1.0, gt=0)
+    label_a: str = "Task A:"
+    label_b: str = "Task B:"
+    part: int = Field(192, ge=2, description="choices measured between two saves; at most this many are repeated")
+
+    @model_validator(mode="after")
+    def _an_api_if_one_is_asked(self) -> Self:
+        if (self.engine == "api") != (self.api is not None):
+            raise ValueError("`api` is given with `engine: api`, and only then")
+        return self
+
+    def keyed(self) -> dict[str, Any]:
+        """What choices depend on: all but the pace and the credentials with which an API is asked."""
+        return self.model_dump(mode="json", exclude={"api": {"transport": True, "key": True, "judge": {"key": True}}})
+
+
+class ActiveLearningSettings(Settings):
+    """How many pairs of one task set are measured, and when to stop. Defaults are the published procedure's."""
+
+    initial_degree: int = Field(
+        5, ge=2, description="comparisons per task in the first round's random regular graph; 3 will do if read off"
+    )
+    batch: int = Field(ge=1, description="pairs in each later round")
+    max_rounds: int = Field(10, ge=1)
+    percentile: float = Field(
+        0.3, gt=0, le=1, description="|Δμ| and joint degree of new pairs lie under this percentile"
+    )
+    relax: float = Field(1.5, gt=1, description="factor on the percentile while too few pairs qualify")
+    rank_threshold: float = Field(0.995, gt=0, lt=1, description="rank correlation with the round before")
+    reliability_threshold: float = Field(0.9, gt=0, lt=1, description="split-half reliability (Spearman-Brown)")
+    samples: int = Field(
+        1, ge=1, description="answers to each order of a pair where answers are sampled; read off, one is all there is"
+    )
+
+
+class ActivationSettings(Settings):
+    """Which activations are kept."""
+
+    fractions: list[float] = Field([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], description="layer int(f · n_layers)")
+    shards: int = Field(1, ge=1, le=64, description="extraction runs as this many parallel steps")
+    part: int = Field(120, ge=1, description="tasks between two saves")
+
+
+class ProbeSettings(Settings):
+    """Probes and their controls."""
+
+    holdout: int = Field(1, ge=1, description="topics held out together in a cross-topic fold")
+    permutations: int = Field(20, ge=5, description="label permutations of the shuffled control")
+    compat: Literal["none", "reference"] = Field("none", description="reference: the published procedure's choices")
+
+
+class ShiftSettings(Settings):
+    """The system-prompt experiments."""
+
+    experiments: list[str] = Field(
+        ["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
+    )
+    comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
+    samples: int = Field(1, ge=1, description="as for train and eval")
+    baseline: str = "You are a helpful assistant."
+    shards: int = Field(1, ge=1, le=64)
+
+
+class Config(BaseSettings):
+    """A whole study."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="PREFPROBE_", env_nested_delimiter="__", protected_namespaces=()
+    )
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = 0
+    model: ModelSettings
+    base: ModelSettings | None = None
+    encoders: dict[str, str] = Field(
+        default_factory=dict, description="name → sentence encoder (folder, hub id, package)"
+    )
+    untrained: bool = Field(True, description="control: the same architecture with untrained weights")
+    random_features: bool = Field(True, description="control: features that know nothing of the tasks")
+    tasks: TaskSettings
+    choices: ChoiceSettings = ChoiceSettings()
+    train: ActiveLearningSettings
+    eval: ActiveLearningSettings
+    activations: ActivationSettings = ActivationSettings()
+    probes: ProbeSettings = ProbeSettings()
+    shift: ShiftSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values come merged from `load_config`; nothing else is read behind its back."""
+        return (init_settings,)

@@ -12,9 +12,9 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from prefprobe.activations.sources import cache_root, fetch
-from prefprobe.config import ModelSettings
 from prefprobe.errors import BadConfig, TemporaryFailure
+from prefprobe.settings import ModelSettings
+from prefprobe.sources import cache_root, fetch
 
 _log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()

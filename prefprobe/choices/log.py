@@ -14,11 +14,11 @@ from prefprobe.choices.answers import AnswerLog, Spend, table
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.progress import Progress
 from prefprobe.store.keys import canonical_json
-from prefprobe.utilities.observations import Ids
-from prefprobe.utilities.thurstonian import Comparisons
+from prefprobe.thurstonian.fit import Comparisons
+from prefprobe.thurstonian.observations import Ids
 
 if TYPE_CHECKING:
-    from prefprobe.choices.judge import Judge
+    from prefprobe.choices.api.judge import Judge
 
 SCHEMA = pa.schema(
     [

@@ -12,13 +12,12 @@ from scipy.stats import spearmanr
 from prefprobe.choices.answers import Spend
 from prefprobe.choices.log import ChoiceLog, Request, comparisons, nothing_said
 from prefprobe.choices.pairs import Pairs, initial_pairs, select_pairs
-from prefprobe.config import ActiveLearningSettings
 from prefprobe.errors import BadConfig
+from prefprobe.settings import ActiveLearningSettings
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.steps import StepStore
-from prefprobe.utilities import thurstonian
-from prefprobe.utilities.reliability import additive_r2, split_half
-from prefprobe.utilities.thurstonian import Utilities
+from prefprobe.thurstonian.fit import Utilities, fit
+from prefprobe.thurstonian.reliability import additive_r2, split_half
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,7 +96,7 @@ def measure_utilities(
             break
     choices = pa.concat_tables(tables)
     # the last fit starts from zero like anyone's who fits the log again
-    utilities = thurstonian.fit(comparisons(choices, ids))
+    utilities = fit(comparisons(choices, ids))
     return Measured(choices, utilities, _summary(choices, utilities, rounds, log, stopped))
 
 
@@ -127,7 +126,7 @@ def _finished(
     if not new.num_rows:
         raise BadConfig(f"the budget covers no choice of round {number}; raise it, or leave it out.")
     compared = comparisons(choices, ids)
-    utilities = thurstonian.fit(compared, start=None if before is None else (before.mu, before.log_sigma))
+    utilities = fit(compared, start=None if before is None else (before.mu, before.log_sigma))
     halves = split_half(compared, seed=seed)
     diagnostics = {
         "round": number,

@@ -11,11 +11,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from prefprobe.activations.sources import cache_root, local_path
-from prefprobe.config import ModelSettings
 from prefprobe.errors import BadConfig
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.prompts import PromptLengths, compiled
+from prefprobe.settings import ModelSettings
+from prefprobe.sources import cache_root, local_path
 
 _HASHED = 1 << 30
 """Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""

@@ -9,17 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
-from prefprobe.activations.sources import local_path
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.config import ActiveLearningSettings, Config
-from prefprobe.pipeline import TEMPLATES, Node, graph
 from prefprobe.plan.model import ModelFacts, model_facts, width
 from prefprobe.plan.prompts import Prompt
+from prefprobe.settings import ActiveLearningSettings, Config
 from prefprobe.shift.behaviour import comparison_tasks
 from prefprobe.shift.prompted import PromptedTask, check_disjoint, prompted_tasks
+from prefprobe.sources import local_path
 from prefprobe.store.objects import ObjectStore
+from prefprobe.study.graph import TEMPLATES, Node, graph
+from prefprobe.tasks.pool import read_tasks, source_path
 from prefprobe.tasks.sampling import sample_sets, task_set
-from prefprobe.tasks.sources import read_tasks, source_path
 
 CHOICE_RATE, ACTIVATION_RATE = 17_760, 11_786
 """Prompt tokens a second on one H200 at the shape of RATED parameters, as benchmarks/packing_gpu.py printed them."""

@@ -8,15 +8,16 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from prefprobe.report import published, rules, shown
-from prefprobe.report.figures import drawings
-from prefprobe.report.limits import limits
-from prefprobe.report.marks import MOST_DOTS
-from prefprobe.report.measuring import asked, quantities, rounds
-from prefprobe.report.method import method
-from prefprobe.report.remarks import about_folds, about_topics
-from prefprobe.report.results import Results
-from prefprobe.report.text import interval, listed, number, p_value, penalty, shortened, signed, slug
+from prefprobe.findings import published, rules
+from prefprobe.findings.results import Results
+from prefprobe.numbers import interval, listed, number, p_value, penalty, shortened, signed, slug
+from prefprobe.report import rows as rows_of
+from prefprobe.report.choice_tables import asked, quantities, rounds
+from prefprobe.report.figures.axes import MOST_DOTS
+from prefprobe.report.figures.gallery import drawings
+from prefprobe.report.prose.captions import about_folds, about_topics
+from prefprobe.report.prose.limits import limits
+from prefprobe.report.prose.method import method
 
 EXAMPLES = 5
 _LONGEST = 240
@@ -30,7 +31,7 @@ _GROUPS = {
 }
 
 Part = tuple[str, float, str]
-"""Words before a number, the number, how it is shown."""
+"""Words before a number, the number, how it is rows_of."""
 
 
 def render(results: Results, verdict: dict[str, Any]) -> str:
@@ -148,7 +149,7 @@ def _features(results: Results, name: str) -> dict[str, Any]:
 def _experiment(results: Results, name: str, found: dict[str, Any]) -> dict[str, Any]:
     rows = [("probe", found)] + ([(found["encoder"]["name"], found["encoder"])] if found["encoder"] else [])
     known = published.SHIFT.get(name)
-    torn = any(row["on_target"] and row["intended"] == 0 for row in shown.points(results, name))
+    torn = any(row["on_target"] and row["intended"] == 0 for row in rows_of.points(results, name))
     return {
         "torn": torn,
         "name": name,

@@ -4,28 +4,28 @@ import csv
 import io
 from typing import Any
 
-from prefprobe.report import shown
-from prefprobe.report.results import Results
-from prefprobe.report.text import slug
+from prefprobe.findings.results import Results
+from prefprobe.numbers import slug
+from prefprobe.report import rows as rows_of
 
 
 def tables(results: Results) -> dict[str, str]:
     """CSV text by file name, named like the figure it belongs to. Empty cells are what could not be estimated."""
     rows = {
-        "overview": shown.overview(results),
-        "layers": shown.layers(results),
-        "alphas": shown.alphas(results),
-        "scatter": shown.scatter(results),
-        "topics": shown.topics(results),
-        "rounds": shown.rounds(results),
-        "folds": shown.folds(results),
-        "effects": shown.effects(results),
-        **{f"shift-{slug(name)}": shown.points(results, name) for name, _ in results.experiments},
+        "overview": rows_of.overview(results),
+        "layers": rows_of.layers(results),
+        "alphas": rows_of.alphas(results),
+        "scatter": rows_of.scatter(results),
+        "topics": rows_of.topics(results),
+        "rounds": rows_of.rounds(results),
+        "folds": rows_of.folds(results),
+        "effects": rows_of.effects(results),
+        **{f"shift-{slug(name)}": rows_of.points(results, name) for name, _ in results.experiments},
     }
     return {f"{name}.csv": _csv(of) for name, of in rows.items() if of}
 
 
-def _csv(rows: shown.Rows) -> str:
+def _csv(rows: rows_of.Rows) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

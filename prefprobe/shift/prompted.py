@@ -4,14 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefprobe.config import ShiftSettings
 from prefprobe.errors import BadConfig
+from prefprobe.settings import ShiftSettings
 from prefprobe.shift.experiments import builtin_paths, load_experiments
-from prefprobe.store.files import input_file
+from prefprobe.sources import input_file
 from prefprobe.store.objects import ObjectStore
 
 BASELINE = "baseline"
 """The id of the prompt that every other one is compared with, in choices and in scores alike."""
+
+
+def row_id(prompt_id: str, task_id: str) -> str:
+    """The id under which the features of a prompted task stand: "prompt id<TAB>task id"."""
+    return f"{prompt_id}\t{task_id}"
+
+
+def split_row_id(id_: str) -> tuple[str, str]:
+    """(prompt id, task id) of a row of features; ids hold no white space."""
+    prompt_id, _, task_id = id_.partition("\t")
+    return prompt_id, task_id
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +33,11 @@ class PromptedTask:
     task_id: str
     prompt: str
     text: str
+
+    @property
+    def row_id(self) -> str:
+        """Its id in features."""
+        return row_id(self.prompt_id, self.task_id)
 
 
 def experiment_paths(names: Sequence[str], objects: ObjectStore) -> list[Path]:

@@ -1,9 +1,6 @@
-"""Whether a store does what the steps need of it. `helm test` runs this file in a pod: python -m prefprobe.store.check."""
+"""Whether a store does what the steps need of it."""
 
-import sys
 from uuid import uuid4
-
-import click
 
 from prefprobe.errors import BadConfig
 from prefprobe.store.objects import ObjectStore
@@ -40,15 +37,3 @@ def check_store(objects: ObjectStore) -> list[str]:
         objects.delete(key)
     require(objects.size(key) is None, "it deleted what it was told to", "The store keeps a deleted object")
     return verified
-
-
-if __name__ == "__main__":
-    from prefprobe.cli import main
-
-    @main.command("check-store")  # as a verb, for the exit codes and the sentences of all others
-    @click.option("--store", envvar="PREFPROBE_STORE", required=True)
-    def _check_store(store: str) -> None:
-        for line in check_store(ObjectStore.open(store)):
-            click.echo(line)
-
-    main(["check-store", *sys.argv[1:]])

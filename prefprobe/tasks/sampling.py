@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefprobe.errors import BadConfig
-from prefprobe.tasks.sources import Task
+from prefprobe.tasks.pool import Task
 
 SETS = ("train", "eval")
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "origin", "topic", "set")])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefprobe.pipeline import TEMPLATES
+from prefprobe.study.graph import TEMPLATES
 from tests.chart.api_server import SERVICE, SLICE, ApiServer
 from tests.chart.rendering import BASE, CHART, NAMESPACE, Objects, merged, parse, pods, render, run, tool
 

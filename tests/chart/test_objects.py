@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from prefprobe import __version__
-from prefprobe.pipeline import TEMPLATES
+from prefprobe.study.graph import TEMPLATES
 from tests.chart.rendering import (
     BASE,
     CHART,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS, TEMPLATES
+from prefprobe.study.graph import STEPS, TEMPLATES
 from tests.chart.rendering import CHART as CHART_FOLDER
 from tests.chart.rendering import KIND, NAMESPACE, Objects, leaves, parse, pod, render, run, source_leaves, tool
 
@@ -267,7 +267,7 @@ def test_the_test_pod_is_gone_after_the_test_and_its_words_are_not() -> None:
         "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded,hook-failed",
         "helm.sh/hook-output-log-policy": "hook-succeeded,hook-failed",
     }
-    assert test["spec"]["containers"][0]["command"] == ["python3", "-m", "prefprobe.store.check"]
+    assert test["spec"]["containers"][0]["command"] == ["prefprobe", "check-store"]
 
 
 def test_the_values_for_kind() -> None:

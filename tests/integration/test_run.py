@@ -16,7 +16,7 @@ import yaml
 
 from prefprobe.store.formats import read_parquet
 from prefprobe.store.objects import ObjectStore
-from prefprobe.tasks.sources import DEMO
+from prefprobe.tasks.pool import DEMO
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 TOPICS = ("math", "fiction", "travel", "clerical")

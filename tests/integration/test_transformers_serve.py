@@ -29,16 +29,15 @@ import pytest
 from scipy.stats import chi2
 
 from prefprobe.activations.loading import LoadedModel, load_model
-from prefprobe.activations.sources import cache_root, source_revision
 from prefprobe.choices.answers import Spend
-from prefprobe.choices.api import ApiEngine
-from prefprobe.choices.api_settings import ApiSettings, TransportSettings
-from prefprobe.choices.endpoint import Budget
+from prefprobe.choices.api.endpoint import Budget
+from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.config import ModelSettings
-from prefprobe.tasks.sources import DEMO, read_tasks
+from prefprobe.settings import ApiSettings, ModelSettings, TransportSettings
+from prefprobe.sources import cache_root, source_revision
+from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import free_ports, runs_on
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]

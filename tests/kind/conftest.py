@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS
+from prefprobe.study.graph import STEPS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS, TEMPLATES
+from prefprobe.study.graph import STEPS, TEMPLATES
 from tests.kind.conftest import (
     BUCKET,
     CACHE,

@@ -8,7 +8,7 @@ import yaml
 
 from prefprobe import __version__
 from prefprobe.config import load_config
-from prefprobe.pipeline import STEPS, TEMPLATES, graph
+from prefprobe.study.graph import STEPS, TEMPLATES, graph
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}

@@ -8,11 +8,11 @@ import yaml
 from rich.console import Console
 
 from prefprobe.cli import main
-from prefprobe.pipeline import STEPS
 from prefprobe.progress import Progress
-from prefprobe.runner import Run
 from prefprobe.store.formats import read_json
 from prefprobe.store.objects import ObjectStore
+from prefprobe.study.graph import STEPS
+from prefprobe.study.run import Run
 
 
 def study(tmp_path: Path) -> Path:

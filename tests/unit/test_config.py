@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prefprobe.config import Config, load_config
+from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
+from prefprobe.settings import Config
 
 PRESETS = Path(__file__).parents[2] / "presets"
 DEMO = PRESETS / "demo.yaml"

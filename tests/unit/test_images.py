@@ -15,7 +15,7 @@ import numpy.linalg._umath_linalg
 import pytest
 
 from prefprobe import __version__
-from prefprobe.pipeline import STEPS, Step
+from prefprobe.study.graph import STEPS, Step
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "images"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from prefprobe.pipeline import STEPS
+from prefprobe.study.graph import STEPS
 
 BLOCK = """
 import sys, importlib.abc
@@ -28,7 +28,7 @@ def test_every_job_imports_without_torch(step: str) -> None:
 
 
 def test_the_encoder_imports_without_torch() -> None:  # which the job embed imports only when it has a text to embed
-    done = python(f"{BLOCK}\nimport prefprobe.activations.embeddings")
+    done = python(f"{BLOCK}\nimport prefprobe.features.encoder")
     assert done.returncode == 0, done.stderr
 
 

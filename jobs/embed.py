@@ -1,0 +1,36 @@
+"""embed: features that are not a model's, of the tasks or of the tasks under system prompts."""
+
+import numpy as np
+
+from prefprobe.features.controls import random_features
+from prefprobe.shift.prompted import prompted_tasks
+from prefprobe.store.formats import json_bytes, npz_bytes
+from prefprobe.study.job import Job, Outputs
+
+
+def run(job: Job) -> Outputs:
+    """Writes part-00000.npz (task_ids, layer_0) and features.json.
+
+    For prompted rows the ids are "prompt id<TAB>task id" and the texts the system prompt followed by the task.
+    """
+    name = job.args["features"]
+    if job.args.get("prompted"):
+        prompted = prompted_tasks(job.config.shift, job.objects)
+        rows = [(r.row_id, f"{r.prompt}\n\n{r.text}") for r in prompted]
+    else:
+        tasks = job.table("tasks", "tasks.parquet").sort_by("id")
+        rows = list(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
+    ids = [id_ for id_, _ in rows]
+    job.progress.start(len(rows), "texts")
+    if name in job.config.encoders:
+        from prefprobe.features.encoder import embed
+
+        kind = "embedding"
+        vectors = embed(job.config.encoders[name], job.pins[f"encoder.{name}"], [text for _, text in rows])
+    else:
+        kind = "random"
+        like = next(n for n in job.inputs if n.startswith("extract."))
+        vectors = random_features(np.array(ids), job.json(like, "features.json")["d"], job.config.seed)
+    about = {"layers": [0], "n_layers": 1, "d": vectors.shape[1], "kind": kind}
+    part = npz_bytes({"task_ids": np.array(ids), "layer_0": vectors})
+    return {"part-00000.npz": part, "features.json": json_bytes(about)}

@@ -1,0 +1,66 @@
+"""report: everything a reader needs in one page, and the verdict beside it."""
+
+from typing import Any
+
+from prefprobe.findings.results import Results
+from prefprobe.findings.verdict import verdict
+from prefprobe.report.figures.gallery import figures
+from prefprobe.report.page import render
+from prefprobe.report.tables import tables
+from prefprobe.store.formats import json_bytes
+from prefprobe.study.graph import features_of
+from prefprobe.study.job import Job, Outputs
+from prefprobe.study.versions import versions
+
+
+def run(job: Job) -> Outputs:
+    """Writes index.html, verdict.json, figures as SVG and the tables behind them as CSV."""
+    results = collect(job)
+    judged = verdict(results)
+    outputs: dict[str, Any] = {f"{name}.svg": svg.encode() for name, svg in figures(results).items()}
+    outputs |= {name: text.encode() for name, text in tables(results).items()}
+    return {**outputs, "verdict.json": json_bytes(judged), "index.html": render(results, judged).encode()}
+
+
+def collect(job: Job) -> Results:
+    """All results of a run in the form that figures, page and verdict read."""
+    roles, sets, config = features_of(job.config), ("train", "eval"), job.config
+    tasks, topics = job.table("tasks", "tasks.parquet"), job.table("topics", "topics.parquet")
+    about = job.json("extract.model.0", "features.json")
+    names = {
+        "model": config.model.name or config.model.source,
+        "untrained": "untrained copy",
+        "random": "random features",
+    }
+    if config.base:
+        names["base"] = config.base.name or config.base.source
+        if job.json("extract.base.0", "features.json")["family"] != about["family"]:
+            names["base"] += ", other family"
+    card = {"source": config.model.source, "revision": job.pins["model"], "adapter": config.model.adapter}
+    return Results(
+        run_id=job.run_id,
+        config=config.model_dump(mode="json"),
+        versions=versions(),
+        model_name=names["model"],
+        model_card={**card, "n_layers": about["n_layers"], "d": about["d"]},
+        steps=[_step(job, node) for node in job.node.reads],
+        topics=dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),
+        texts=dict(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True)),
+        measure={s: job.json(f"measure.{s}", "measure.json") for s in sets},
+        utilities={s: job.table(f"measure.{s}", "utilities.parquet") for s in sets},
+        probe={n: job.json(f"probe.{n}", "probe.json") for n in roles},
+        predictions={n: job.table(f"probe.{n}", "predictions.parquet") for n in roles},
+        hoo={n: job.json(f"hoo.{n}", "hoo.json") for n in roles},
+        hoo_predictions={n: job.table(f"hoo.{n}", "predictions.parquet") for n in roles},
+        roles=roles,
+        labels={n: names.get(n, n) for n in roles},
+        shift=job.json("shift", "shift.json"),
+        points=job.table("shift", "points.parquet"),
+    )
+
+
+def _step(job: Job, node: str) -> dict[str, Any]:
+    manifest = job.inputs[node]
+    sizes = {name: output.size for name, output in manifest.outputs.items()}
+    about = {name: manifest.meta.get(name) for name in ("seconds", "versions")}
+    return {"node": node, "step": manifest.step, "key": manifest.key, "outputs": sizes, **about}

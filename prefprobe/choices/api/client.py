@@ -1,0 +1,239 @@
+"""Many chat completions from one endpoint: as fast as it allows, nothing lost, every lost attempt counted by its cause."""
+
+import asyncio
+import heapq
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import aiohttp
+
+from prefprobe.choices.api.failures import Lost, TurnedDown
+from prefprobe.choices.api.pacing import Pace, backoff
+from prefprobe.choices.api.wire import Wire
+from prefprobe.errors import TemporaryFailure
+from prefprobe.settings import TransportSettings
+
+_BEAT = 1.0
+_HELD = 4
+"""Calls that wait for another attempt, in windows at their widest, before no new one is begun."""
+_OUTDONE = 3
+"""Attempts of a call that must be lost while others are answered, before the fault is the call's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One chat completion to ask for."""
+
+    id: str
+    body: Mapping[str, Any]
+    """JSON of the request."""
+    tokens: int
+    """Prompt and completion tokens it may take, for the rate limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of a call."""
+
+    id: str
+    body: dict[str, Any] | None
+    """The JSON that counted; None if the provider turned the call down for good."""
+    error: str
+    """"" or why there is no body: the status and the provider's sentence."""
+    losses: tuple[str, ...]
+    """The cause of each attempt that was lost before."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """A call on its way."""
+
+    call: Call
+    payload: bytes
+    began: float
+    sent: float
+    """When its last attempt went out."""
+    losses: tuple[str, ...] = ()
+    outdone: int = 0
+    """Attempts that were lost although others were answered since the one before."""
+
+
+class Client:
+    """Asks `base_url`/chat/completions. `inspect` names what is wrong with a body, None if nothing: a wrong one is a lost
+    attempt. Raises BadConfig for a key that no header can hold.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str | None,
+        settings: TransportSettings,
+        inspect: Callable[[dict[str, Any]], str | None],
+    ) -> None:
+        self.wire = Wire(base_url, key, settings.attempt_timeout, inspect)
+        self.patience = settings.total_timeout
+        """Seconds without any answer after which to give up."""
+        self.most_held = _HELD * settings.concurrency
+        self.pace = Pace(settings)
+        self.sent = 0
+        """Attempts so far."""
+        self.losses: Counter[str] = Counter()
+        """Lost attempts by cause."""
+
+    @property
+    def widest(self) -> int:
+        """The most attempts that were on their way at once."""
+        return self.pace.widest
+
+    def run(self, calls: Iterable[Call], deliver: Callable[[Reply], None], beat: Callable[[], None]) -> None:
+        """Ask for all `calls`, pulled one by one as there is room, and `deliver` each reply once, as it comes.
+
+        `beat` is called about once a second. If either raises, nothing new is asked; what is on its way is waited for
+        and delivered, and the first error goes on. Raises TemporaryFailure for an endpoint that has answered nothing for
+        `total_timeout` or wants to be paid, BadConfig for one that refuses the key or does not know the model.
+        """
+        asyncio.run(_Run(self, deliver, beat).all(iter(calls)))
+
+
+class _Run:
+    """One pass over some calls: a scheduler that fills the window, and one task for each attempt on its way."""
+
+    def __init__(self, client: Client, deliver: Callable[[Reply], None], beat: Callable[[], None]) -> None:
+        self._client, self._deliver, self._beat = client, deliver, beat
+        self._again: list[tuple[float, int, _Job]] = []  # a heap by when they are due
+        self._numbers = itertools.count()
+        self._flying: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._next_beat = 0.0
+        self._error: BaseException | None = None
+        self._answered = self._came_back = float("-inf")  # the last answer, and the first one after the last outage
+        self._silent_since: float | None = None  # when the first attempt went out of those lost since the last answer
+        self._lost_since: Counter[str] = Counter()
+        self._said = ""
+
+    async def all(self, calls: Iterator[Call]) -> None:
+        """See `Client.run`."""
+        async with self._client.wire.session() as session:
+            try:
+                await self._schedule(calls, session)
+            finally:
+                while self._flying:  # an error: what is on its way is worth waiting for
+                    await asyncio.wait(self._flying, timeout=_BEAT)
+                    self._guarded(self._beat)
+        if self._error is not None:
+            raise self._error
+
+    async def _schedule(self, calls: Iterator[Call], session: aiohttp.ClientSession) -> None:
+        loop, pace, more = asyncio.get_running_loop(), self._client.pace, True
+        self._next_beat = monotonic() + _BEAT
+        while self._error is None:
+            self._wake.clear()
+            now = monotonic()
+            if now >= self._next_beat:
+                self._next_beat = now + _BEAT
+                self._guarded(self._beat)
+            self._check_patience(now)
+            while (wait := pace.wait(now)) <= 0.0 and self._error is None:
+                job = self._due(now)
+                if job is None and more and len(self._again) < self._client.most_held:
+                    job = self._pulled(calls, now)
+                    more = job is not None
+                if job is None:  # nothing to do before a lost one is due
+                    wait = self._again[0][0] - now if self._again else float("inf")
+                    break
+                self._start(job, session, now)
+                now = monotonic()
+            if self._error is not None or not (more or self._again or self._flying):
+                return
+            timer = loop.call_later(max(min(wait, self._next_beat - now), 0.001), self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
+
+    def _due(self, now: float) -> _Job | None:
+        return heapq.heappop(self._again)[2] if self._again and self._again[0][0] <= now else None
+
+    def _pulled(self, calls: Iterator[Call], now: float) -> _Job | None:
+        """The next call, None if there is none any more."""
+        try:
+            call = next(calls, None)
+            return None if call is None else _Job(call, json.dumps(call.body, separators=(",", ":")).encode(), now, now)
+        except Exception as error:  # noqa: BLE001  whatever it is, what is on its way is delivered first
+            self._error = error
+            return None
+
+    def _start(self, job: _Job, session: aiohttp.ClientSession, now: float) -> None:
+        self._client.pace.start(job.call.tokens, now)
+        self._client.sent += 1
+        task = asyncio.create_task(self._fly(job, session, now))
+        self._flying.add(task)
+        task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._flying.discard(task)
+        self._client.pace.land()
+        self._wake.set()
+
+    async def _fly(self, job: _Job, session: aiohttp.ClientSession, now: float) -> None:
+        try:
+            body = await self._client.wire.attempt(session, job.payload)
+        except Lost as lost:
+            self._lose(job, lost, now, monotonic())
+        except TurnedDown as no:
+            self._win(Reply(job.call.id, None, str(no), job.losses))
+        except Exception as error:  # noqa: BLE001  an error of the endpoint's, or a bug: neither may vanish with this task
+            self._error = self._error or error
+        else:
+            self._win(Reply(job.call.id, body, "", job.losses))
+
+    def _win(self, reply: Reply) -> None:
+        self._answered = monotonic()
+        if self._client.pace.won():
+            self._came_back = self._answered
+        self._silent_since = None
+        self._lost_since.clear()
+        self._guarded(lambda: self._deliver(reply))
+
+    def _lose(self, job: _Job, lost: Lost, sent: float, now: float) -> None:
+        client, outdone = self._client, self._answered > job.sent
+        client.losses[lost.cause] += 1
+        self._lost_since[lost.cause] += 1
+        self._said = lost.said
+        job.losses += (lost.cause,)
+        job.sent = sent
+        job.outdone += outdone
+        if self._silent_since is None:
+            self._silent_since = sent
+        asked = lost.wait or 0.0
+        client.pace.lost(lost.cause, asked, sent, now)
+        # one call that gets no answer while others do; not one of many that an outage or a long wait holds up
+        overdue = now - max(job.began, self._came_back) >= client.patience
+        if not (overdue and outdone and job.outdone >= _OUTDONE):
+            due = now + max(backoff(len(job.losses)), min(asked, client.patience))
+            heapq.heappush(self._again, (due, next(self._numbers), job))
+            return
+        causes = ", ".join(f"{n} × {cause}" for cause, n in Counter(job.losses).most_common())
+        error = f"no answer within {client.patience:g} s: {causes}"
+        self._guarded(lambda: self._deliver(Reply(job.call.id, None, error, job.losses)))
+
+    def _check_patience(self, now: float) -> None:
+        """Leave an error if the endpoint answers nothing any more."""
+        if self._silent_since is None or now - self._silent_since <= self._client.patience:
+            return
+        cause, _ = self._lost_since.most_common(1)[0]
+        said = f"; it last said: {self._said}" if self._said else ""
+        self._error = self._error or TemporaryFailure(
+            f"{self._client.wire.base_url} has answered nothing for {self._client.patience:g} s (most often: {cause}{said})"
+            "; everything answered before is saved, and the same command goes on from there."
+        )
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """Do it; the first error of all is kept, and stops the run."""
+        try:
+            do()
+        except BaseException as error:  # noqa: BLE001  KeyboardInterrupt too: what is on its way is delivered first
+            self._error = self._error or error

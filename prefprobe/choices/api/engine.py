@@ -1,0 +1,95 @@
+"""The API engine: choices of a model behind any OpenAI-compatible endpoint, sampled or from listed log-probabilities."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prefprobe.choices import stimulus as wording
+from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.endpoint import Budget, Endpoint, Prompt
+from prefprobe.choices.engine import Answer, Question, Reading
+from prefprobe.choices.reading import Labels, read_probabilities, read_text
+from prefprobe.choices.stimulus import Stimulus
+from prefprobe.errors import BadConfig
+from prefprobe.settings import ApiSettings
+from prefprobe.store.keys import canonical_json
+
+_SAMPLES = (
+    ("Write a short poem about the sea.", "Explain how a bicycle stays upright."),
+    ("Add up all whole numbers from 1 to 40.", "Invent a name for a bakery."),
+    ("List five animals that live in the desert.", "Describe the taste of honey."),
+    ("Translate 'good evening' into French.", "Plan a walk through an old town."),
+)
+"""Pairs that an endpoint is tried with; nothing is concluded from the choice itself."""
+
+
+class ApiEngine:
+    """Choices over an API; what they cost is kept to `budget`, which the judge shares.
+
+    `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
+    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        stimulus: Stimulus,
+        temperature: float,
+        part: int,
+        budget: Budget,
+        dialect: Dialect | None = None,
+    ) -> None:
+        self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
+        self._labels = Labels.of(stimulus)
+        samples = [stimulus.message(*pair) for pair in _SAMPLES]
+        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect)
+        self.dialect = self._endpoint.dialect
+        self.exact = self.dialect.exact
+        self.name = "exact-api" if self.exact else "sampled-api"
+        if not self.exact and not self.dialect.temperature and temperature != 1:
+            raise BadConfig(
+                f"{settings.model} at {settings.base_url} takes no temperature and answers at its own; set "
+                f"choices.temperature to 1 instead of {temperature}."
+            )
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """See `Engine.about`."""
+        return asdict(self.dialect)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Engine.identity`."""
+        return {
+            "engine": self.name,
+            "model": self._settings.model,
+            "served": self.dialect.model,
+            "mode": "exact" if self.exact else "sampled",
+            "temperature": self._temperature,
+            "wording": wording.VERSION,
+            "labels": [self._stimulus.label_a, self._stimulus.label_b],
+            "max_tokens": self.dialect.max_tokens,
+            "folded": not self.dialect.system,
+            "top_logprobs": self.dialect.top_logprobs,
+            "seed": self._settings.seed if self.dialect.seed and not self.exact else None,
+            "extra": self._settings.extra,
+        }
+
+    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+        """See `Engine.answer`."""
+        prompts = (Prompt(q.id, self._stimulus.message(q.first, q.second), q.system, self._seed(q)) for q in questions)
+        self._endpoint.ask(prompts, save)
+
+    def read(self, answer: Answer) -> Reading:
+        """See `Engine.read`."""
+        if self.exact:
+            return read_probabilities(answer, self._labels, self._temperature)
+        return read_text(answer, self._labels)
+
+    def _seed(self, question: Question) -> int | None:
+        """Another for every repeat of a question, and unrelated between questions: one seed is one stream of chance."""
+        if self._settings.seed is None:
+            return None
+        shown = canonical_json([self._settings.seed, question.system, question.first, question.second])
+        return (int.from_bytes(hashlib.sha256(shown).digest()[:4]) + question.repeat) % 2**31

@@ -1,0 +1,97 @@
+"""One attempt over HTTP: the JSON that came, or why none did."""
+
+import ipaddress
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+
+from prefprobe.choices.api.failures import Lost, failure
+from prefprobe.errors import BadConfig
+
+
+class Wire:
+    """POSTs to `base_url`/chat/completions. The key goes into one header and nowhere else.
+
+    `inspect` names what is wrong with a body, None if nothing: a wrong one is a lost attempt. `timeout` is seconds for
+    one attempt, from the first byte sent to the last one read.
+    """
+
+    def __init__(
+        self, base_url: str, key: str | None, timeout: float, inspect: Callable[[dict[str, Any]], str | None]
+    ) -> None:
+        self.base_url, self._timeout, self._inspect = base_url.rstrip("/"), timeout, inspect
+        self.__key = (key or "").strip()  # a file's last line break is no part of the key in it
+        if not (self.__key.isascii() and self.__key.isprintable()):
+            raise BadConfig(f"the key for {self.base_url} has characters that no key has; check the variable it is in.")
+
+    def session(self) -> aiohttp.ClientSession:
+        """Connections that `attempt` shares; closed by whoever opens them."""
+        headers = {"Content-Type": "application/json"}
+        if self.__key:
+            headers["Authorization"] = f"Bearer {self.__key}"
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            proxy=_proxy(self.base_url),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def attempt(self, session: aiohttp.ClientSession, payload: bytes) -> dict[str, Any]:
+        """Raises Lost for what is worth another attempt, and what `failure` says for other statuses."""
+        url = f"{self.base_url}/chat/completions"
+        try:
+            async with session.post(url, data=payload, allow_redirects=False) as reply:
+                data = await reply.read()
+                if reply.status != 200:
+                    raise failure(self.base_url, reply.status, data, reply.headers, self.__key)
+        except TimeoutError:
+            raise Lost("timeout") from None
+        except aiohttp.ClientPayloadError:
+            raise Lost("cut body") from None
+        except aiohttp.InvalidURL:
+            raise BadConfig(f"{self.base_url} is no address; check base_url.") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise BadConfig(
+                f"{self.base_url} shows a certificate that is not trusted here ({error}); check it."
+            ) from None
+        except aiohttp.ClientConnectorError as error:
+            raise Lost("connection", said=str(error)) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Lost("disconnected", said=type(error).__name__) from None
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            raise Lost("garbage") from None
+        if not isinstance(body, dict):
+            raise Lost("garbage")
+        status = body["error"].get("code") if isinstance(body.get("error"), dict) and "choices" not in body else None
+        if isinstance(status, int) and 400 <= status < 600:  # of the provider behind a router that answers 200 itself
+            raise failure(self.base_url, status, data, reply.headers, self.__key)
+        wrong = self._inspect(body)
+        if wrong is not None:
+            raise Lost(wrong)
+        return body
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for an address, None for none; never one for this machine itself.
+
+    Looked up once and here: aiohttp would look for every request, and read passwords out of a .netrc as well.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if _is_loopback(host) or proxy_bypass(host):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

@@ -1,0 +1,67 @@
+"""The method, a sentence or two for each part of it, every number taken from the configuration and the results."""
+
+from prefprobe.findings.results import Results
+from prefprobe.numbers import listed
+from prefprobe.report.prose.method_answers import answered, asked
+
+
+def method(results: Results) -> list[str]:
+    """What was done, in the order in which it was done."""
+    return [*_choices(results), *_probes(results), _shifts(results)]
+
+
+def _choices(results: Results) -> list[str]:
+    tasks, train, eval_ = (results.config[block] for block in ("tasks", "train", "eval"))
+    labels = listed([f"“{results.config['choices'][key]}”" for key in ("label_a", "label_b")])
+    topics = len({results.topics[i] for i in results.utilities["train"].column("task_id").to_pylist()})
+    measured = results.measure["train"]
+    sampled = measured["engine"].startswith("sampled")
+    errors = "" if sampled else ", scaled to how much exact probabilities scatter about the fit"
+    return [
+        f"{tasks['n_train']:,} train and {tasks['n_eval']:,} eval tasks in {topics} topics were frozen before "
+        "anything was measured; the sets share no task.",
+        f"One choice shows two tasks under the labels {labels} and asks which the model would rather do; "
+        f"{answered(results)}, at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
+        *asked(results),
+        f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {train['batch']:,} "
+        f"(train) and {eval_['batch']:,} (eval) among tasks close in utility and little compared, for at most "
+        f"{train['max_rounds']} (train) and {eval_['max_rounds']} (eval) rounds.",
+        "Utilities are maximum a posteriori estimates of Thurstone’s model, U ~ N(μ, σ²) for each task, with a weak "
+        f"prior on μ; standard errors are Laplace’s{errors}, and the unit of μ is a typical σ.",
+    ]
+
+
+def _probes(results: Results) -> list[str]:
+    settings, card, probe = results.config["probes"], results.model_card, results.probe["model"]
+    published_way = settings["compat"] == "reference"
+    means = "each set’s own topic means (the published procedure)" if published_way else "topic means fitted on train"
+    tuned = (
+        "one α, chosen on all of eval at the first layer, serves every fold (the published procedure)"
+        if published_way
+        else "α and block of each fold are chosen inside its training topics"
+    )
+    held = "1 topic is" if settings["holdout"] == 1 else f"{settings['holdout']} topics are"
+    controls = [f"train labels permuted {settings['permutations']} times"]
+    controls += ["an untrained copy of the network"] if results.features("untrained") else []
+    controls += ["random vectors of the same width"] if results.features("random") else []
+    return [
+        f"A probe reads the residual stream (width {card['d']:,}) at the last token of the rendered prompt, after "
+        f"blocks {listed([str(layer) for layer in probe['layers']])} of {card['n_layers']} (counted from 0).",
+        f"It is a ridge regression of μ on standardised activations of the train tasks; α (of {len(probe['alphas'])} "
+        f"values) and block are those with the highest Pearson r on one half of eval ({probe['n_select']:,} tasks), "
+        f"and every result is of the other half ({probe['n_final']:,} tasks).",
+        f"“Topic means removed” predicts what is left of μ after {means}.",
+        f"For held-out topics, {held} left out of training at a time, and r is that within what was left out; {tuned}.",
+        f"Controls are {listed(controls)}, put through the same selection; intervals are 95 % percentile bootstraps "
+        "over tasks, over topics for means over folds, and over whole prompts and tasks for shifts.",
+    ]
+
+
+def _shifts(results: Results) -> str:
+    if results.shift is None:
+        return "No system prompts were tried."
+    return (
+        "For every system prompt and task, Δp is P(choose the task) under the prompt less that under the baseline "
+        f"prompt “{results.shift['baseline']}”, against the same {results.shift['n_comparisons']} comparison tasks, "
+        "and Δs is the change of the probe’s score of the task between the same two prompts."
+    )

@@ -1,0 +1,148 @@
+"""Where weights, encoders and input files come from: a hub id, a local path, a file inside an installed package, the store.
+
+Nothing here imports torch: the revision of a source is needed to compute keys, on nodes that never load the model.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from prefprobe.errors import BadConfig, InputMissing, TemporaryFailure
+from prefprobe.store.objects import ObjectStore
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_READ_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_REMEMBER_ABOVE = 16 << 20  # bytes; the digest of a larger file is remembered by path, size and time of change
+
+
+def cache_root() -> Path:
+    """The folder for what can be made again: converted weights and remembered digests."""
+    return Path(os.environ.get("PREFPROBE_CACHE") or Path.home() / ".cache" / "prefprobe")
+
+
+def local_path(source: str) -> Path | None:
+    """The file or folder that `source` names on this machine; None if it is a hub id.
+
+    `package:NAME/PATH` is a path inside an installed Python package, found without importing it.
+    """
+    if source.startswith("package:"):
+        name, _, rest = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise BadConfig(
+                f"{source}: the Python package {name} is not installed; install it, or name another source."
+            )
+        path = Path(next(iter(spec.submodule_search_locations))) / rest
+        if not path.exists():
+            raise BadConfig(f"{source}: the package {name} holds no {rest}; check its version.")
+        return path
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise BadConfig(
+            f"{source}: no such file or folder, and not a hub id (owner/name) or package:NAME/PATH; correct the source."
+        )
+    return None
+
+
+def source_revision(source: str, revision: str | None = None) -> str:
+    """What identifies the content of `source`: a digest of the bytes that are read, or the hub commit."""
+    path = local_path(source)
+    if path is None:
+        return _hub_commit(source, revision)
+    if path.is_file():
+        return file_digest(path)
+    files = sorted({f for pattern in _READ_FILES for f in path.rglob(pattern)})
+    if not any(f.suffix == ".safetensors" for f in files):
+        raise BadConfig(
+            f"{source}: the folder holds no *.safetensors weights; "
+            "convert them to safetensors (pickled .bin weights are never read), or name another folder."
+        )
+    listing = "\n".join(f"{f.relative_to(path).as_posix()} {file_digest(f)}" for f in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, remembered for large files as long as path, size and time of change stay the same."""
+    stat = path.stat()
+    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    memory = cache_root() / "digests" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
+    if stat.st_size > _REMEMBER_ABOVE and memory.exists():
+        return str(json.loads(memory.read_bytes())["sha256"])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size > _REMEMBER_ABOVE:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as new:
+            json.dump({"file": identity, "sha256": digest}, new)
+        Path(new.name).replace(memory)
+    return digest
+
+
+def fetch(source: str, revision: str) -> Path:
+    """The local file or folder of `source`; a hub id is downloaded at that commit (safetensors and text files only)."""
+    path = local_path(source)
+    if path is not None:
+        return path
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_READ_FILES)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        raise TemporaryFailure(
+            f"{source}@{revision[:12]} could not be downloaded ({type(error).__name__}); "
+            "check the network and HF_TOKEN, or name a local folder as the source."
+        ) from error
+
+
+def _hub_commit(source: str, revision: str | None) -> str:
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    remedy = "set `revision` to a full commit hash, or name a local folder."
+    try:
+        import httpx2
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise BadConfig(
+            f"{source}: no such local folder, and {error.name} is not installed to ask the hub; {remedy}"
+        ) from error
+    try:
+        return str(HfApi().model_info(source, revision=revision, timeout=20).sha)
+    except OfflineModeIsEnabled as error:
+        raise BadConfig(
+            f"{source}: no such local folder, and HF_HUB_OFFLINE forbids to ask the hub; {remedy}"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = f"{source}: no such local folder, and the hub answers {status}; check the id and HF_TOKEN, {remedy}"
+        raise (TemporaryFailure if status == 429 or status >= 500 else BadConfig)(said) from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise TemporaryFailure(f"{source}: no such local folder, and the hub cannot be reached; {remedy}") from error
+
+
+def input_file(source: str, objects: ObjectStore) -> Path:
+    """The file that `source` names: a path, or `store:KEY`, of which a copy with the same name is made in the cache.
+
+    A path need not exist. Raises BadConfig for a key that is not in the store.
+    """
+    if not source.startswith("store:"):
+        return Path(source).expanduser()
+    key = source.removeprefix("store:")
+    try:
+        data = objects.get(key)
+    except (InputMissing, ValueError) as error:
+        raise BadConfig(
+            f"{source}: the store {objects.url} has no such object; copy your file there, or name another in the preset."
+        ) from error
+    path = cache_root() / "inputs" / hashlib.sha256(data).hexdigest() / Path(key).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,59 @@
+"""Results as files outside the store: activations in the layout of the seed study, or the outputs of a step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.features.matrix import join_features
+from prefprobe.store.formats import json_bytes, npz_bytes, read_npz, read_parquet
+from prefprobe.store.steps import read_output
+from prefprobe.study.graph import Node
+from prefprobe.study.run import Run
+
+
+def export_features(run: Run, features: str, out: Path) -> str:
+    """Write `activations.npz` (task_ids, layer_<L> (n, d) float32) and `completions.json` (one object a row, in the same
+    order: task_id, task, origin, topic, set). Returns a sentence saying what was written.
+
+    Raises InputMissing if the activations are not in the store, BadConfig if a file would be overwritten.
+    """
+    files = [out / "activations.npz", out / "completions.json"]
+    there = [f for f in files if f.exists()]
+    if there:
+        raise BadConfig(f"{there[0]} exists; export into a new folder.")
+    nodes = [n for n in run.nodes.values() if n.step.name in ("extract", "embed") and n.args["features"] == features]
+    nodes = [n for n in nodes if not n.args.get("prompted")]
+    if not nodes:
+        known = sorted({n.args["features"] for n in run.nodes.values() if n.step.name in ("extract", "embed")})
+        raise BadConfig(f"run {run.id} has no features {features}; it has {', '.join(known)}.")
+    parts = []
+    for node in nodes:
+        manifest = run.manifest(node)
+        if manifest is None:
+            raise InputMissing(f"{node.id} is not in the store; run `prefprobe step {node.id} --run {run.id}` first.")
+        parts += [read_npz(read_output(run.objects, manifest, n)) for n in manifest.outputs if n.endswith(".npz")]
+    joined = join_features(parts, f"run {run.id}")
+    tasks_manifest = run.manifest(run.nodes["tasks"])
+    assert tasks_manifest is not None  # extraction read it
+    tasks = {t["id"]: t for t in read_parquet(read_output(run.objects, tasks_manifest, "tasks.parquet")).to_pylist()}
+    ids = [str(i) for i in joined.ids]
+    rows = [
+        {"task_id": i, "task": tasks[i]["text"], **{k: tasks[i][k] for k in ("origin", "topic", "set")}} for i in ids
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    files[0].write_bytes(npz_bytes({"task_ids": joined.ids, **{f"layer_{n}": x for n, x in joined.layers.items()}}))
+    files[1].write_bytes(json_bytes(rows))
+    layers = ", ".join(map(str, joined.layers))
+    return f"{len(ids)} rows, layers {layers}: {files[0]} and {files[1]}"
+
+
+def copy_outputs(run: Run, nodes: Sequence[Node], out: Path) -> None:
+    """Write the outputs of finished nodes below `out`: those of a single node there, of several in a folder each."""
+    for node in nodes:
+        manifest = run.manifest(node)
+        if manifest is None:
+            raise InputMissing(f"{node.id} is not in the store; run `prefprobe step {node.id} --run {run.id}` first.")
+        folder = out if len(nodes) == 1 else out / node.id
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in manifest.outputs:
+            (folder / name).write_bytes(read_output(run.objects, manifest, name))

@@ -1,0 +1,177 @@
+"""The graph of the study: which steps there are, what each reads, and which parameters make its result what it is.
+
+This is the only place that knows the graph. The local runner walks it and the Argo templates are tested against it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefprobe.settings import Config, ModelSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of work: one image, one file in jobs/, one Argo template, one name on the command line."""
+
+    name: str
+    node: Literal["cpu", "gpu"]
+    code: int
+    """Raised whenever the same inputs would give another result; part of every key."""
+    does: str
+    asks: bool = False
+    """Whether it asks the model for choices: through an API it does so on a CPU node, as the template `<name>-api`."""
+
+
+STEPS = {
+    step.name: step
+    for step in (
+        Step("tasks", "cpu", 1, "freeze disjoint train and eval sets"),
+        Step("topics", "cpu", 1, "give every task its topic"),
+        Step("measure", "gpu", 2, "measure choices under active learning, fit utilities", asks=True),
+        Step("extract", "gpu", 2, "activations at the last prompt token"),
+        Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
+        Step("probe", "cpu", 2, "ridge probes, tested on held-out tasks"),
+        Step("hoo", "cpu", 1, "probes tested on topics they never saw"),
+        Step("shift-measure", "gpu", 2, "choices under system prompts", asks=True),
+        Step("shift-score", "gpu", 1, "activations and probe scores under system prompts"),
+        Step("shift", "cpu", 2, "do probe scores follow what system prompts change"),
+        Step("report", "cpu", 3, "figures, tables, verdict"),
+    )
+}
+
+
+TEMPLATES = {name: step.node for name, step in STEPS.items()}
+TEMPLATES |= {f"{name}-api": "cpu" for name, step in STEPS.items() if step.asks}
+"""Kind of node by Argo template."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step with its arguments, as it stands in a study's graph."""
+
+    id: str
+    step: Step
+    args: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    """Everything but the inputs that the result depends on; part of the key."""
+    reads: tuple[str, ...] = ()
+    template: str = ""
+    """The Argo template that runs it: the step's name, or `<name>-api`."""
+
+
+def features_of(config: Config) -> dict[str, str]:
+    """{name: role} of everything a probe reads; roles are model, base, encoder, untrained, random."""
+    named = {"model": "model"}
+    if config.base:
+        named["base"] = "base"
+    named |= dict.fromkeys(config.encoders, "encoder")
+    if config.untrained:
+        named["untrained"] = "untrained"
+    if config.random_features:
+        named["random"] = "random"
+    return named
+
+
+def pin_of(features: str, role: str) -> str | None:
+    """The name of the pin that features of a role come from; None for random ones, which come from nothing."""
+    return {"model": "model", "untrained": "model", "base": "base", "encoder": f"encoder.{features}"}.get(role)
+
+
+def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
+    """All nodes of a study in an order in which they can run."""
+    nodes: dict[str, Node] = {}
+
+    def add(step: str, *instance: str | int, reads: tuple[str, ...] = (), params: dict[str, Any], **args: Any) -> str:
+        id_ = ".".join([step, *map(str, instance)])
+        template = f"{step}-api" if STEPS[step].asks and config.choices.engine == "api" else step
+        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, template)
+        return id_
+
+    model = _model_params(config.model, "model", pins)
+    seed = config.seed
+    files = [pins[f"tasks.{i}"] for i in range(len(config.tasks.sources))]
+    sizes = {"n_train": config.tasks.n_train, "n_eval": config.tasks.n_eval}
+    tasks = add("tasks", params={"sources": files, **sizes, "seed": seed})
+    topics = add("topics", params={}, reads=(tasks,))
+
+    choices = config.choices.keyed()
+    for name in ("train", "eval"):
+        learning = getattr(config, name).model_dump()
+        add(
+            "measure",
+            name,
+            params={"model": model, "choices": choices, "learning": learning, "seed": seed},
+            reads=(tasks,),
+            set=name,
+        )
+    measured = ("measure.train", "measure.eval")
+
+    sources: dict[str, tuple[str, ...]] = {}
+    for name, role in features_of(config).items():
+        if role in ("model", "base", "untrained"):
+            settings = config.base if role == "base" and config.base else config.model
+            params: dict[str, Any] = {"model": _model_params(settings, str(pin_of(name, role)), pins)}
+            params |= {"fractions": config.activations.fractions, "part": config.activations.part}
+            params |= {"shards": config.activations.shards}
+            if role == "untrained":
+                params["seed"] = seed
+            sources[name] = tuple(
+                add("extract", name, k, params=params, reads=(tasks,), features=name, shard=k)
+                for k in range(config.activations.shards)
+            )
+        elif role == "encoder":
+            sources[name] = (
+                add("embed", name, params={"encoder": pins[f"encoder.{name}"]}, reads=(tasks,), features=name),
+            )
+        else:
+            # as wide as the model's activations, which the first shard tells
+            reads = (tasks, sources["model"][0])
+            sources[name] = (add("embed", name, params={"seed": seed}, reads=reads, features=name),)
+    for name in sources:
+        # the shuffled-label control belongs to the model: it asks what the model's own features give by chance
+        params = {"seed": seed, **config.probes.model_dump(exclude={"holdout"})}
+        add("probe", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
+    for name in sources:
+        params = {"seed": seed, **config.probes.model_dump(exclude={"permutations"})}
+        add("hoo", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
+
+    prompts = {stem: pins[f"experiment.{stem}"] for stem in (Path(name).stem for name in config.shift.experiments)}
+    prompted = {"experiments": prompts, "baseline": config.shift.baseline, "shards": config.shift.shards}
+    shards = range(config.shift.shards)
+    measure_params = {
+        "model": model,
+        "choices": choices,
+        "seed": seed,
+        "comparisons": config.shift.comparisons,
+        "samples": config.shift.samples,
+        **prompted,
+    }
+    moved = [
+        add("shift-measure", k, params=measure_params, reads=(tasks, topics, "measure.train"), shard=k) for k in shards
+    ]
+    moved += [
+        add("shift-score", k, params={"model": model, **prompted, "part": config.activations.part},
+            reads=(tasks, "probe.model"), shard=k)
+        for k in shards
+    ]  # fmt: skip
+    for name in config.encoders:
+        params = {"encoder": pins[f"encoder.{name}"], "experiments": prompts, "baseline": config.shift.baseline}
+        moved.append(add("embed", name, "shift", params=params, features=name, prompted=True))
+    probes = tuple(f"probe.{name}" for name in config.encoders)
+    add("shift", params={"seed": seed, "comparisons": config.shift.comparisons, **prompted}, reads=(*moved, *probes))
+    add("report", params={"config": config.model_dump(mode="json"), "run": run_id}, reads=tuple(nodes))
+    return nodes
+
+
+def fan_out(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
+    """{template: ids of its nodes}, every template named even if a study has no node of it."""
+    return {template: [n.id for n in nodes.values() if n.template == template] for template in TEMPLATES}
+
+
+def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:
+    params: dict[str, Any] = {"revision": pins[pin], "dtype": settings.dtype, "chat": settings.chat}
+    if settings.adapter:
+        params["adapter"] = pins[f"{pin}.adapter"]
+    return params

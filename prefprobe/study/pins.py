@@ -1,0 +1,22 @@
+"""Pins every source of a study to its content. Reads the sources; the graph itself reads nothing."""
+
+from prefprobe.settings import Config
+from prefprobe.shift.prompted import experiment_paths
+from prefprobe.sources import file_digest, source_revision
+from prefprobe.store.objects import ObjectStore
+from prefprobe.tasks.pool import source_path
+
+
+def pin_sources(config: Config, objects: ObjectStore) -> dict[str, str]:
+    """Pin every source to its content: {what: digest or hub commit}. Raises BadConfig for a source that is not there."""
+    pins = {"model": source_revision(config.model.source, config.model.revision)}
+    if config.model.adapter:
+        pins["model.adapter"] = source_revision(config.model.adapter)
+    if config.base:
+        pins["base"] = source_revision(config.base.source, config.base.revision)
+        if config.base.adapter:
+            pins["base.adapter"] = source_revision(config.base.adapter)
+    pins |= {f"encoder.{name}": source_revision(source) for name, source in config.encoders.items()}
+    pins |= {f"tasks.{i}": file_digest(source_path(s, objects)) for i, s in enumerate(config.tasks.sources)}
+    pins |= {f"experiment.{p.stem}": file_digest(p) for p in experiment_paths(config.shift.experiments, objects)}
+    return dict(sorted(pins.items()))

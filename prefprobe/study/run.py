@@ -1,0 +1,207 @@
+"""Runs the nodes of a study against a store: whatever has a manifest is a cache hit, whatever has parts goes on from them."""
+
+import importlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefprobe import __version__
+from prefprobe.config import parse_config
+from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.progress import Progress
+from prefprobe.settings import Config
+from prefprobe.store.formats import json_bytes, read_json
+from prefprobe.store.keys import canonical_json, input_key, sha256
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import Manifest, StepStore, read_output
+from prefprobe.study.graph import Node, graph
+from prefprobe.study.job import Job
+from prefprobe.study.pins import pin_sources
+from prefprobe.study.versions import versions
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """How far a node is."""
+
+    state: Literal["done", "part", "open", "waiting"]
+    key: str | None
+    """None while an input is missing."""
+    parts: int = 0
+    seconds: float | None = None
+
+
+class Run:
+    """One study in one store."""
+
+    def __init__(self, objects: ObjectStore, run_id: str, config: Config, pins: dict[str, str]) -> None:
+        self.objects, self.id, self.config, self.pins = objects, run_id, config, pins
+        self.nodes = graph(config, pins, run_id)
+        self._manifests: dict[str, Manifest] = {}
+        self._saved = False
+
+    @classmethod
+    def create(cls, store: str, config: Config, run_id: str | None = None) -> "Run":
+        """A run of `config`. The same config and sources give the same run id, so that a second start goes on.
+
+        Nothing is written yet. Raises BadConfig if `run_id` is taken by another config.
+        """
+        objects = ObjectStore.open(store)
+        pins = pin_sources(config, objects)
+        settings = config.model_dump(mode="json")
+        if run_id is None:
+            run_id = f"{config.name}-{sha256(canonical_json({'config': settings, 'pins': pins}))[:8]}"
+        run = cls(objects, run_id, config, pins)
+        saved = run._load()
+        if saved is not None and (saved["config"] != settings or saved["pins"] != pins):
+            raise BadConfig(
+                f"run {run_id} is in the store with another configuration; choose another --run, or leave it out."
+            )
+        run._saved = saved is not None
+        return run
+
+    @classmethod
+    def open(cls, store: str, run_id: str) -> "Run":
+        """A run that is in the store. Raises InputMissing if there is none."""
+        objects = ObjectStore.open(store)
+        if objects.size(_record(run_id)) is None:
+            known = ", ".join(run_ids(objects)) or "none"
+            raise InputMissing(
+                f"no run {run_id} in {objects.url} (runs there: {known}); start one with `prefprobe run`."
+            )
+        saved = read_json(objects.get(_record(run_id)))
+        run = cls(objects, run_id, parse_config(saved["config"], objects.describe(_record(run_id))), saved["pins"])
+        run._saved = True
+        return run
+
+    def select(self, name: str, shard: int | None = None) -> list[Node]:
+        """The nodes of a step, or of a part of it: `extract`, `extract.model`, `extract.model.3`, or a step and a shard.
+
+        A node's whole id is that node alone: `embed.minilm` without `embed.minilm.shift`.
+        """
+        below = [n for n in self.nodes.values() if n.id.startswith(f"{name}.")]
+        found = [self.nodes[name]] if name in self.nodes else below
+        if shard is not None:
+            found = [n for n in found if n.args.get("shard") == shard]
+        if not found:
+            at = f" with shard {shard}" if shard is not None else ""
+            raise BadConfig(f"there is no step {name}{at} in run {self.id}; its steps are {', '.join(self.nodes)}.")
+        return found
+
+    def record(self, node: Node) -> dict[str, Any] | None:
+        """What the node's key is made of; None while an input is missing."""
+        inputs = {}
+        for name in node.reads:
+            manifest = self.manifest(self.nodes[name])
+            if manifest is None:
+                return None
+            inputs[name] = manifest.digest
+        return {"step": node.step.name, "code": node.step.code, "params": node.params, "inputs": inputs}
+
+    def step_store(self, node: Node) -> StepStore | None:
+        """Where the node's parts and manifest are; None while an input is missing."""
+        record = self.record(node)
+        if record is None:
+            return None
+        return StepStore(self.objects, node.step.name, input_key(**record), record)
+
+    def manifest(self, node: Node) -> Manifest | None:
+        """The node's manifest if it is done."""
+        if node.id not in self._manifests:
+            store = self.step_store(node)
+            found = store.manifest() if store else None
+            if found is None:
+                return None
+            self._manifests[node.id] = found
+        return self._manifests[node.id]
+
+    def state(self, node: Node) -> NodeState:
+        """How far the node is, read from the store."""
+        store = self.step_store(node)
+        if store is None:
+            return NodeState("waiting", None)
+        manifest = self.manifest(node)
+        if manifest is not None:
+            return NodeState("done", store.key, seconds=manifest.meta.get("seconds"))
+        parts = len(store.parts())
+        return NodeState("part" if parts else "open", store.key, parts)
+
+    def execute(self, node: Node, progress: Progress) -> tuple[Manifest, bool]:
+        """Do one node. Returns its manifest and whether it was there already.
+
+        Raises InputMissing naming the step to run first.
+        """
+        store = self.step_store(node)
+        if store is None:
+            missing = next(name for name in node.reads if self.manifest(self.nodes[name]) is None)
+            raise InputMissing(
+                f"{node.id} reads {missing}, which is not in the store; "
+                f"run `prefprobe step {missing} --run {self.id} --store {self.objects.url}` first."
+            )
+        manifest = self.manifest(node)
+        if manifest is not None:
+            self._save(node, manifest)
+            return manifest, True
+        progress.check_stop()
+        started = time.monotonic()
+        inputs = {name: self._manifests[name] for name in node.reads}
+        job = Job(node, self.config, self.pins, self.id, inputs, store, self.objects, progress)
+        module = importlib.import_module(f"prefprobe.jobs.{node.step.name.replace('-', '_')}")
+        outputs = module.run(job)
+        meta = {"node": node.id, "seconds": round(time.monotonic() - started, 2), "versions": versions()}
+        self._manifests[node.id] = store.commit(outputs, meta)
+        self._save(node, self._manifests[node.id])
+        return self._manifests[node.id], False
+
+    def save(self) -> None:
+        """Put the run into the store, so that `open` finds it."""
+        if not self._saved:
+            self.objects.create(_record(self.id), json_bytes(self._about()))
+            self._saved = True
+
+    def _about(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json")
+        return {"run": self.id, "config": settings, "pins": self.pins, "version": __version__}
+
+    def _load(self) -> dict[str, Any] | None:
+        if self.objects.size(_record(self.id)) is None:
+            return None
+        saved: dict[str, Any] = read_json(self.objects.get(_record(self.id)))
+        return saved
+
+    def _save(self, node: Node, manifest: Manifest) -> None:
+        # run.json appears with the first result, so that a run that fails on its first input leaves nothing behind; with
+        # the report it gets the key of every step, the root of lineage, and the report's files come out of the store
+        self.save()
+        if node.step.name == "report":
+            for name in manifest.outputs:
+                if self.objects.size(f"runs/{self.id}/report/{name}") != manifest.outputs[name].size:
+                    self.objects.put(f"runs/{self.id}/report/{name}", read_output(self.objects, manifest, name))
+            steps = {name: m.key for name, m in sorted(self._manifests.items())}
+            if self._load() != {**self._about(), "steps": steps}:
+                self.objects.put(_record(self.id), json_bytes({**self._about(), "steps": steps}))
+
+
+def run_ids(objects: ObjectStore) -> list[str]:
+    """The runs in a store, sorted."""
+    return sorted(key.split("/")[1] for key in objects.list("runs/") if key.endswith("/run.json"))
+
+
+def run_nodes(run: Run, nodes: Iterable[Node], progress: Progress) -> float:
+    """Run nodes in order, one line for each. Returns seconds."""
+    nodes = list(nodes)
+    began = time.monotonic()
+    width = max(len(n.id) for n in nodes)
+    with progress.catching_signals():
+        for index, node in enumerate(nodes, 1):
+            prefix = f"[{index:>{len(str(len(nodes)))}}/{len(nodes)}] {node.id:<{width}}"
+            started = time.monotonic()
+            with progress.step(prefix):
+                _, cached = run.execute(node, progress)
+            progress.line(f"{prefix}  cached" if cached else f"{prefix}  done in {time.monotonic() - started:.1f} s")
+    return time.monotonic() - began
+
+
+def _record(run_id: str) -> str:
+    return f"runs/{run_id}/run.json"

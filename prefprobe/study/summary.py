@@ -1,0 +1,65 @@
+"""Short tables for the terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prefprobe.store.formats import read_json
+from prefprobe.study.run import Run
+
+
+def show_summary(run: Run, seconds: float) -> None:
+    """The claims of a finished run, and where its report is."""
+    report = f"runs/{run.id}/report"
+    verdict = read_json(run.objects.get(f"{report}/verdict.json"))
+    table = Table("claim", "this run", "95 %", "published", "verdict", box=None, pad_edge=False)
+    for claim in verdict["claims"]:
+        published = next(iter((claim["published"] or {}).values()), None)
+        interval = f"[{_number(claim['low'])}, {_number(claim['high'])}]" if claim["low"] is not None else ""
+        table.add_row(claim["id"], _number(claim["value"]), interval, _number(published), claim["verdict"])
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"done in {seconds:.1f} s; report: {run.objects.describe(f'{report}/index.html')}", soft_wrap=True)
+
+
+def show_status(run: Run) -> None:
+    """One row a node: how far it is, its key, its seconds."""
+    table = Table("step", "state", "key", "seconds", box=None, pad_edge=False)
+    states = {node.id: run.state(node) for node in run.nodes.values()}
+    for name, s in states.items():
+        state = f"{s.parts} parts" if s.state == "part" else {"waiting": "waits for an input"}.get(s.state, s.state)
+        table.add_row(name, state, (s.key or "")[:12], "" if s.seconds is None else f"{s.seconds:.1f}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{sum(s.state == 'done' for s in states.values())} of {len(states)} steps are done", soft_wrap=True)
+
+
+def differences(here: Run, there: Run, node: str) -> Iterator[str]:
+    """What differs between the records that a node's key is made of, one line a value."""
+    if node not in there.nodes:
+        yield f"{node}: run {there.id} has no such step"
+        return
+    mine, other = here.record(here.nodes[node]), there.record(there.nodes[node])
+    if mine is None or other is None:
+        yield f"{node}: an input is missing in run {here.id if mine is None else there.id}; run the steps before it first"
+        return
+    old, new = _flat(other), _flat(mine)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if not changed:
+        yield f"{node}: same key"
+    for key in changed:
+        yield f"{node}: {key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix} › {name}" if prefix else name).items()
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

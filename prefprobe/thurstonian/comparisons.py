@@ -1,0 +1,53 @@
+"""What the fit reads: the choices of each unordered pair, merged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from prefprobe.thurstonian.observations import Floats, Ids, Ints, merge_choices, merge_logits
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """What was observed on each unordered pair, in one canonical order: it never depends on the order of the rows."""
+
+    task_ids: tuple[str, ...]
+    """Sorted; tasks that were never compared included."""
+    i: Ints
+    """(m,) index of a pair's first task into `task_ids`; always less than `j`. Rows are sorted by (i, j)."""
+    j: Ints
+    """(m,) index of its second task."""
+    wins: Floats
+    """(m,) soft count of i chosen over j, from 0 to `count`."""
+    count: Floats
+    """(m,) number of observations, > 0."""
+    exact: bool = False
+    """Wins are probabilities that an engine read off, without the noise of sampling answers."""
+
+    @classmethod
+    def from_choices(
+        cls, task_a: Ids, task_b: Ids, p_a: npt.ArrayLike, count: npt.ArrayLike | None = None, task_ids: Ids = ()
+    ) -> "Comparisons":
+        """Merge (rows,) observations: `p_a` in [0, 1] is the (soft) choice of `task_a`, `count` its weight (default 1).
+
+        Both orders of a pair are one pair. `task_ids` adds tasks that no row names. Raises BadConfig naming the row for
+        p_a out of [0, 1] or NaN, for a count that is negative or not finite and for a task compared with itself.
+        """
+        return cls(*merge_choices(task_a, task_b, p_a, count, task_ids))
+
+    @classmethod
+    def from_logits(cls, task_a: Ids, task_b: Ids, logit: npt.ArrayLike, task_ids: Ids = ()) -> "Comparisons":
+        """Merge exact choices given as log P(A) / P(B), with the position bias averaged out in the logit.
+
+        Each pair's wins are its number of observations times the sigmoid of its debiased logit (`merge_logits`).
+        Raises BadConfig naming the row for a logit that is not finite and for a task compared with itself.
+        """
+        ids, i, j, debiased, count = merge_logits(task_a, task_b, logit, task_ids)
+        return cls(ids, i, j, count * expit(debiased), count, exact=True)
+
+    @property
+    def degree(self) -> Ints:
+        """(n,) number of distinct tasks that each task was compared with."""
+        return np.bincount(np.concatenate([self.i, self.j]), minlength=len(self.task_ids))

@@ -1,0 +1,92 @@
+"""The graph, and what a changed setting makes new."""
+
+from pathlib import Path
+
+import pytest
+
+from prefprobe.config import load_config
+from prefprobe.store.keys import canonical_json, sha256
+from prefprobe.store.objects import ObjectStore
+from prefprobe.study.graph import STEPS, Node, graph
+from prefprobe.study.run import Run
+
+PRESETS = Path(__file__).parents[3] / "presets"
+JOBS = Path(__file__).parents[3] / "jobs"
+
+
+class Pins(dict[str, str]):
+    """Any source pinned to its own name."""
+
+    def __missing__(self, key: str) -> str:
+        return key
+
+
+def nodes(*overrides: str, pins: dict[str, str] | None = None) -> dict[str, Node]:
+    return graph(load_config(PRESETS / "demo.yaml", overrides), Pins(pins or {}), "r")
+
+
+def keys(graph_: dict[str, Node]) -> dict[str, str]:
+    """Keys as the store would give them if every step's output followed from its key."""
+    found: dict[str, str] = {}
+    for name, node in graph_.items():
+        record = [node.step.name, node.step.code, node.params, {r: found[r] for r in node.reads}]
+        found[name] = sha256(canonical_json(record))
+    return found
+
+
+def changed(*overrides: str, pins: dict[str, str] | None = None) -> set[str]:
+    before, after = keys(nodes()), keys(nodes(*overrides, pins=pins))
+    return {name for name in after if before.get(name) != after[name]}
+
+
+def test_every_step_has_one_job_and_every_job_a_step() -> None:
+    assert {p.stem.replace("_", "-") for p in JOBS.glob("[!_]*.py")} == set(STEPS)
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("base.source=b", "activations.shards=3", "shift.shards=2", "untrained=false")]
+)
+def test_inputs_come_before_their_readers(overrides: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    for name, node in nodes(*overrides).items():
+        assert set(node.reads) <= seen, name
+        seen.add(name)
+    assert list(nodes(*overrides))[-1] == "report"
+
+
+def test_shards_and_base_appear_in_the_graph() -> None:
+    names = set(nodes("base.source=b", "activations.shards=2"))
+    assert {"extract.model.0", "extract.model.1", "extract.base.0", "extract.base.1", "probe.base", "hoo.base"} <= names
+    assert nodes("activations.shards=2")["probe.model"].reads[-2:] == ("extract.model.0", "extract.model.1")
+
+
+def test_a_changed_setting_makes_new_only_what_depends_on_it() -> None:
+    assert changed("probes.holdout=2") == {n for n in nodes() if n.startswith("hoo.")} | {"report"}
+    assert changed("shift.comparisons=9") == {"shift-measure.0", "shift", "report"}
+    fractions = changed("activations.fractions=[0.5]")
+    assert "measure.train" not in fractions
+    assert "probe.minilm" not in fractions
+    assert {"extract.model.0", "probe.model", "hoo.model", "shift-score.0", "shift", "report"} <= fractions
+    assert "extract.model.0" not in changed("choices.temperature=0.5")
+    assert changed("name=other") == {"report"}
+
+
+def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() -> None:
+    assert not changed(pins={"model": "other"}) & {"tasks", "topics", "embed.minilm", "embed.minilm.shift"}
+    assert {"measure.train", "extract.model.0", "extract.untrained.0"} <= changed(pins={"model": "other"})
+    assert changed(pins={"tasks.0": "other"}) == set(nodes()) - {"embed.minilm.shift"}
+    assert "tasks" in changed("seed=1")
+
+
+def test_paths_of_a_machine_are_in_no_key_but_the_reports() -> None:
+    moved = changed("model.source=/elsewhere/model", "tasks.sources=[demo]")
+    assert moved == {"report"}
+
+
+def test_a_whole_id_is_that_node_alone_and_a_part_of_it_all_nodes_below(tmp_path: Path) -> None:
+    config = load_config(PRESETS / "demo.yaml", ["activations.shards=2", "base.source=b"])
+    run = Run(ObjectStore.open(str(tmp_path)), "r", config, Pins())
+    assert [n.id for n in run.select("embed.minilm")] == ["embed.minilm"]
+    assert [n.id for n in run.select("embed")] == ["embed.minilm", "embed.random", "embed.minilm.shift"]
+    assert [n.id for n in run.select("extract.model")] == ["extract.model.0", "extract.model.1"]
+    assert [n.id for n in run.select("extract", 1)] == ["extract.model.1", "extract.base.1", "extract.untrained.1"]
