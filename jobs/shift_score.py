@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from prefprobe.jobs._model import open_model
+from prefprobe.probes.probe import Probe
 from prefprobe.shift.prompted import prompted_tasks
 from prefprobe.shift.scores import probe_scores
 from prefprobe.store.formats import parquet_bytes, read_npz
@@ -14,17 +16,15 @@ def run(job: Job) -> Outputs:
     The score is the raw probe at its best layer: activation · w + b, in units of utility.
     """
     from prefprobe.activations.extraction import extract
-    from prefprobe.activations.loading import load_model
 
     config = job.config
     rows = prompted_tasks(config.shift, job.objects)
     mine = sorted({r.prompt_id for r in rows})[job.args["shard"] :: config.shift.shards]
     prompted = [(r.row_id, r.text, r.prompt) for r in rows if r.prompt_id in mine]
     layer = job.json("probe.model", "probe.json")["targets"]["raw"]["best_layer"]
-    probes = read_npz(job.read("probe.model", "probes.npz"))
-    model = load_model(config.model, job.pins["model"])
-    parts = extract(model, prompted, [layer], job.store, config.activations.part, job.progress)
-    scores = pa.concat_tables(probe_scores(read_npz(job.store.read_part(name)), layer, probes) for name in parts)
+    probe = Probe.of(read_npz(job.read("probe.model", "probes.npz")), layer)
+    parts = extract(open_model(job), prompted, [layer], job.store, config.activations.part, job.progress)
+    scores = pa.concat_tables(probe_scores(read_npz(job.store.read_part(name)), probe) for name in parts)
     return {
         **parts,
         "scores.parquet": parquet_bytes(scores.sort_by([("prompt_id", "ascending"), ("task_id", "ascending")])),

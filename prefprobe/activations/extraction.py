@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.packing import check_packing, forward
@@ -12,6 +13,9 @@ from prefprobe.progress import Progress
 from prefprobe.store.formats import npz_bytes
 from prefprobe.store.steps import Output, StepStore
 
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Depths at which activations are read by default."""
+
 
 def layer_numbers(fractions: Sequence[float], n_layers: int) -> list[int]:
     """The blocks int(f · n_layers), 0-based, without repeats. The residual stream *after* each is what is kept."""
@@ -19,6 +23,50 @@ def layer_numbers(fractions: Sequence[float], n_layers: int) -> list[int]:
     if not layers or layers[0] < 0 or layers[-1] >= n_layers:
         raise BadConfig(f"activations.fractions: {list(fractions)} must lie in [0, 1) and name at least one layer.")
     return layers
+
+
+def extract_activations(
+    model: LoadedModel,
+    prompts: Sequence[str],
+    *,
+    system: str | Sequence[str | None] | None = None,
+    layers: Sequence[int] | None = None,
+) -> dict[int, npt.NDArray[np.float32]]:
+    """The residual stream after `layers` at the last token of every prompt: {layer: (n, d) float32}, rows as `prompts`.
+
+    `system` is one system prompt for all, or one (or None) for each. Layers are 0-based blocks; by default those at
+    tenths of the depth. Raises BadConfig for a layer that the model has not, an activation that is not finite, and an
+    architecture that gives other activations in packed passes than alone.
+    """
+    systems = [system] * len(prompts) if system is None or isinstance(system, str) else list(system)
+    if len(systems) != len(prompts):
+        raise BadConfig(
+            f"there are {len(systems)} system prompts for {len(prompts)} prompts; give one, or one for each."
+        )
+    wanted = layer_numbers(FRACTIONS, model.n_layers) if layers is None else sorted(set(layers))
+    if not wanted or wanted[0] < 0 or wanted[-1] >= model.n_layers:
+        raise BadConfig(f"layers {wanted}: the model has the blocks 0 to {model.n_layers - 1}; name some of these.")
+    tokens = [model.prompt_tokens(text, one) for text, one in zip(prompts, systems, strict=True)]
+    if not tokens:
+        return {layer: np.empty((0, model.width), dtype=np.float32) for layer in wanted}
+    with model.up_to(wanted[-1]):
+        check_packing(model)
+        return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))])
+
+
+def _streams(
+    model: LoadedModel, tokens: Sequence[Sequence[int]], layers: Sequence[int], names: Sequence[str]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """{layer: (n, d)} for prompts as tokens (n,); one that is not finite is refused under its name."""
+    kept, _ = forward(model, tokens, layers=layers)
+    for layer, values in kept.items():
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            raise BadConfig(
+                f"{names[int(bad.argmax())]}: the activation after block {layer} is not finite; "
+                "use dtype float32 or bfloat16, and check the weights."
+            )
+    return kept
 
 
 def extract(
@@ -35,8 +83,6 @@ def extract(
     Parts hold `part` rows that are neighbours in length, so that a part's work is even and its packs are full; each is an
     NPZ with `task_ids` (n,) and `layer_<L>` (n, d) float32. Parts that the store holds are kept. Returns part → output.
     """
-    model.drop_above(max(layers))
-    check_packing(model)
     tokens = [model.prompt_tokens(text, system) for _, text, system in rows]
     # by system prompt first: its computation is shared within a part
     order = sorted(range(len(rows)), key=lambda i: (rows[i][2] or "", len(tokens[i]), rows[i][0]))
@@ -45,20 +91,14 @@ def extract(
     names = [f"part-{k:05d}.npz" for k in range(len(chunks))]
     saved = sum(len(c) for n, c in zip(names, chunks, strict=True) if n in there)
     progress.start(len(rows), unit, saved)
-    for name, chunk in zip(names, chunks, strict=True):
-        if name in there:
-            store.read_part(name)  # a corrupt part must stop this step, not a later one
-            continue
-        kept, _ = forward(model, [tokens[i] for i in chunk], layers=layers)
-        arrays: dict[str, Any] = {"task_ids": np.array([rows[i][0] for i in chunk])}
-        for layer, values in kept.items():
-            bad = ~np.isfinite(values).all(axis=1)
-            if bad.any():
-                raise BadConfig(
-                    f"task {rows[chunk[int(bad.argmax())]][0]}: the activation after block {layer} is not finite; "
-                    "use dtype float32 or bfloat16, and check the weights."
-                )
-            arrays[f"layer_{layer}"] = values
-        there[name] = store.write_part(name, npz_bytes(arrays))
-        progress.advance(len(chunk))
+    with model.up_to(max(layers)):
+        check_packing(model)
+        for name, chunk in zip(names, chunks, strict=True):
+            if name in there:
+                store.read_part(name)  # a corrupt part must stop this step, not a later one
+                continue
+            kept = _streams(model, [tokens[i] for i in chunk], layers, [f"task {rows[i][0]}" for i in chunk])
+            arrays: dict[str, Any] = {"task_ids": np.array([rows[i][0] for i in chunk])}
+            there[name] = store.write_part(name, npz_bytes(arrays | {f"layer_{n}": x for n, x in kept.items()}))
+            progress.advance(len(chunk))
     return {name: there[name] for name in names}

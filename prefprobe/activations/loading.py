@@ -3,9 +3,11 @@
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
@@ -13,8 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.settings import ModelSettings
-from prefprobe.sources import cache_root, fetch
+from prefprobe.sources import cache_root, fetch, local_path, source_revision
 
 _log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
@@ -36,7 +37,7 @@ class LoadedModel:
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks of the architecture, also after `drop_above`."""
+        """Number of blocks of the architecture, also within `up_to`."""
         return int(self.backbone.config.num_hidden_layers)
 
     @property
@@ -49,9 +50,15 @@ class LoadedModel:
         """The architecture's name, such as llama."""
         return str(self.backbone.config.model_type)
 
-    def drop_above(self, layer: int) -> None:
-        """Forget the blocks above `layer`, which extraction never needs."""
-        self.backbone.layers = self.backbone.layers[: layer + 1]
+    @contextmanager
+    def up_to(self, layer: int) -> Iterator[None]:
+        """Within it, passes end after block `layer`: what is above is not computed."""
+        whole = self.backbone.layers
+        self.backbone.layers = whole[: layer + 1]
+        try:
+            yield
+        finally:
+            self.backbone.layers = whole
 
     def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of one rendered prompt, ready for the answer, with at most one BOS.
@@ -78,40 +85,53 @@ class LoadedModel:
         )
 
 
-def load_model(settings: ModelSettings, revision: str, *, untrained_seed: int | None = None) -> LoadedModel:
-    """Load `settings.source` at `revision`, merge its adapter, and move it to the device.
+def load_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    adapter_revision: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    chat: bool = True,
+    untrained_seed: int | None = None,
+) -> LoadedModel:
+    """Load a causal language model, merge its LoRA adapter, and move it to the device.
 
-    With `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
+    `source` and `adapter` are a hub id, a local folder, a GGUF file (the source alone) or `package:NAME/PATH`; a revision
+    is a hub commit, the newest one if not given. Without `chat` prompts are bare text, as base models read them. With
+    `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
     Raises BadConfig for a source that is not a loadable model, TemporaryFailure for a device that is lost.
     """
-    device = _device(settings.device)
-    folder = _safetensors_folder(fetch(settings.source, revision), revision)
-    dtype = getattr(torch, settings.dtype)
+    on = _device(device)
+    path = local_path(source)
+    if revision is None:
+        revision = "" if path is not None and path.is_dir() else source_revision(source)
+    folder = _safetensors_folder(fetch(source, revision), revision)
+    kind = getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if untrained_seed is None:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+                folder, dtype=kind, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
             )
         else:
             torch.manual_seed(untrained_seed)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadConfig(f"{settings.source}: transformers cannot load this model: {reason}") from error
-    if settings.adapter is not None and untrained_seed is None:
-        model = _merged(model, settings.adapter)
-    if settings.chat and not tokenizer.chat_template:
-        raise BadConfig(f"{settings.source}: the tokenizer has no chat template; set `chat: false` for a base model.")
+        raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
+    if adapter is not None and untrained_seed is None:
+        model = _merged(model, adapter, adapter_revision)
+    if chat and not tokenizer.chat_template:
+        raise BadConfig(f"{source}: the tokenizer has no chat template; set `chat: false` for a base model.")
     try:
-        model = model.to(device).eval()
+        model = model.to(on).eval()
     except torch.OutOfMemoryError as error:
-        raise BadConfig(
-            f"{settings.source}: the model does not fit on {device}; use a larger GPU or bfloat16."
-        ) from error
+        raise BadConfig(f"{source}: the model does not fit on {on}; use a larger GPU or bfloat16.") from error
     model.requires_grad_(False)
-    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, settings.chat, device)
+    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, chat, on)
 
 
 def _device(name: str) -> torch.device:
@@ -122,10 +142,10 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
-def _merged(model: Any, adapter: str) -> Any:
+def _merged(model: Any, adapter: str, revision: str | None) -> Any:
     from peft import PeftModel
 
-    folder = fetch(adapter, "main")
+    folder = fetch(adapter, revision or "main")
     if not (folder / "adapter_model.safetensors").exists():
         raise BadConfig(
             f"{adapter}: the adapter folder holds no adapter_model.safetensors; save it with peft as safetensors."

@@ -38,7 +38,7 @@ class _Fold:
 
 
 @dataclass(frozen=True, eq=False)
-class _Probe:
+class _Fitted:
     """One fold's probe at one layer, alpha chosen: its predictions of the held-out tasks, and what speaks for it."""
 
     r_nested: float | None
@@ -150,7 +150,7 @@ def _one_alpha(X: np.ndarray, tasks: TaskSet, tests: TaskSet, alphas: Floats) ->
     return alphas[a : a + 1]
 
 
-def _probes(X: np.ndarray, tasks: TaskSet, tests: TaskSet, folds: Sequence[_Fold], alphas: Floats) -> list[_Probe]:
+def _probes(X: np.ndarray, tasks: TaskSet, tests: TaskSet, folds: Sequence[_Fold], alphas: Floats) -> list[_Fitted]:
     """One layer's probe of each fold."""
     X_train, X_eval = X[tasks.rows], X[tests.rows]
     require_finite(X_eval, "the features", tests.ids)
@@ -165,7 +165,7 @@ def _probes(X: np.ndarray, tasks: TaskSet, tests: TaskSet, folds: Sequence[_Fold
         W, b = fit(decomposition, y, alphas[a : a + 1])
         train = predict(X_train[fold.train], W, b)[0, :, 0]
         evaluation = predict(X_eval[fold.eval], W, b)[0, :, 0]
-        out.append(_Probe(sweep[a], float(alphas[a]), pearson(tasks.mu[fold.train], train), train, evaluation))
+        out.append(_Fitted(sweep[a], float(alphas[a]), pearson(tasks.mu[fold.train], train), train, evaluation))
     return out
 
 

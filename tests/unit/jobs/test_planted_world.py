@@ -16,6 +16,7 @@ import scipy.stats
 from scipy.special import expit
 
 from prefprobe.probes.heldout import HeldoutResult, heldout_probe
+from prefprobe.probes.probe import Probe
 from prefprobe.shift.behaviour import behavioural_shift, comparison_tasks
 from prefprobe.shift.experiments import Experiment, ShiftPrompt, ShiftTask
 from prefprobe.shift.scores import probe_scores
@@ -165,7 +166,7 @@ class World:
     def probed(self, features: np.ndarray[Any, Any], probe: HeldoutResult) -> pa.Table:
         """Scores of (cells, d) features."""
         ids = np.array([f"{p}\t{t}" for p, t in self.cells])
-        return probe_scores({"task_ids": ids, f"layer_{LAYER}": features}, LAYER, probe.probes)
+        return probe_scores({"task_ids": ids, f"layer_{LAYER}": features}, Probe.of(probe.probes, LAYER))
 
     @cached_property
     def direction(self) -> np.ndarray[Any, Any]:

@@ -564,14 +564,13 @@ def test_a_choice_takes_about_the_bytes_that_are_planned(kind: str) -> None:
 @pytest.mark.model
 def test_lengths_are_the_loaded_models(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefprobe.activations.loading import load_model
-    from prefprobe.sources import source_revision
 
     settings = load_config(PRESETS / "demo.yaml").model
     texts = [json.loads(line)["text"] for line in DEMO.read_text("utf-8").splitlines()[::6]]
     prompts = [(text, system) for text in texts for system in (None, "You hate math.")]
     from_file = model_facts(settings)  # the cache is empty
     monkeypatch.delenv("PREFPROBE_CACHE")
-    model = load_model(settings, source_revision(settings.source))
+    model = load_model(settings.source)
     from_cache = model_facts(settings)
     counted = float(np.mean([len(model.prompt_tokens(*prompt)) for prompt in prompts]))
     assert from_file.lengths.mean(prompts) == from_cache.lengths.mean(prompts) == counted

@@ -1,0 +1,137 @@
+"""A probe: one direction in the activations of one layer, and the file that it is kept in."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from prefprobe.errors import BadConfig
+from prefprobe.probes.metrics import Interval, best, determination, pearson, pearson_interval
+from prefprobe.probes.ridge import ALPHAS, Decomposition, Floats, fit, group_out_predictions, require_finite
+from prefprobe.store.formats import json_bytes, npz_bytes, read_json, read_npz
+
+WEIGHTS, CARD = "probes.npz", "card.json"
+"""The two files of a folder with probes: `<target>_<L>_w` (d,) and `<target>_<L>_b` (), and what is known of them."""
+
+Target = Literal["raw", "demeaned"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a probe's scores agree with what was observed; None where nothing can be estimated."""
+
+    r: Interval | None
+    """Pearson correlation with its 95 % interval over tasks."""
+    R2: float | None
+    """1 - SSE / SST: also asks for the right scale and level."""
+    n: int
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A ridge direction: the score of activations x (d,) at `layer` is x · w + b, in units of utility."""
+
+    w: Floats
+    """(d,) in the space of the features as they are, not standardised."""
+    b: float
+    layer: int = 0
+    target: Target = "raw"
+    """`raw` utilities, or `demeaned` ones, without what their topics explain."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from, as plain JSON: model and revision, the keys of its data, the chosen α, r."""
+
+    @classmethod
+    def train(
+        cls,
+        X: npt.NDArray[Any],
+        y: npt.ArrayLike,
+        *,
+        layer: int = 0,
+        groups: npt.ArrayLike | None = None,
+        alphas: npt.ArrayLike = ALPHAS,
+        target: Target = "raw",
+    ) -> "Probe":
+        """Ridge regression of y (n,) on X (n, d), standardised, with the penalty of the best left-out predictions.
+
+        Of `alphas` that one is taken whose predictions of rows that were left out of the fit have the highest Pearson r
+        with y: left out one by one, or whole `groups` (n,), such as topics, at once; exact, without refitting. The card
+        says `alpha`, and `r_left_out`. Raises BadConfig for fewer than 3 rows, other lengths and what is not finite.
+        """
+        targets = np.asarray(y, dtype=np.float64)
+        of = np.arange(len(X)) if groups is None else np.asarray(groups)
+        if X.ndim != 2 or targets.shape != (len(X),) or of.shape != (len(X),) or len(X) < 3:
+            raise BadConfig(
+                f"probe: X has the shape {X.shape}, y {targets.shape} and groups {of.shape}; expected (n, d), (n,) and (n,) "
+                "with n of 3 or more."
+            )
+        penalties = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
+        decomposition = Decomposition.of(X)
+        sweep = [
+            pearson(targets, left_out) for left_out in group_out_predictions(decomposition, targets, of, penalties)
+        ]
+        a = best(sweep)
+        W, b = fit(decomposition, targets, penalties[a : a + 1])
+        card = {"alpha": float(penalties[a]), "r_left_out": sweep[a], "n_train": len(X)}
+        return cls(np.ascontiguousarray(W[0, :, 0]), float(b[0, 0]), layer, target, card)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, npt.NDArray[Any]], layer: int, target: Target = "raw", **card: Any) -> "Probe":
+        """One of several probes as they are stored together: `<target>_<L>_w` and `<target>_<L>_b`."""
+        return cls(weights[f"{target}_{layer}_w"], float(weights[f"{target}_{layer}_b"]), layer, target, card)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, target: Target = "raw", layer: int | None = None) -> "Probe":
+        """A probe out of a folder that `save`, or `prefprobe step probe.model --out`, has written; at its best layer.
+
+        Raises BadConfig naming the file that is missing or malformed, and a layer or target that is not in it.
+        """
+        files = {name: Path(folder) / name for name in (WEIGHTS, CARD)}
+        try:
+            weights, card = read_npz(files[WEIGHTS].read_bytes()), read_json(files[CARD].read_bytes())
+            chosen = int(card["best"][target]["best_layer"]) if layer is None else layer
+            return cls.of(weights, chosen, target, **card)
+        except FileNotFoundError as error:
+            raise BadConfig(f"{error.filename}: no such file; name a folder with {WEIGHTS} and {CARD}.") from error
+        except KeyError as error:
+            known = ", ".join(sorted(name.removesuffix("_w") for name in weights if name.endswith("_w")))
+            raise BadConfig(f"{folder}: holds no {error.args[0]}; its probes are {known}.") from error
+        except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+            raise BadConfig(f"{folder}: its probes cannot be read ({error}); save or export them again.") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write `probes.npz` and `card.json` into a folder, which must not hold such files yet (else BadConfig)."""
+        files = {name: Path(folder) / name for name in (WEIGHTS, CARD)}
+        there = [str(file) for file in files.values() if file.exists()]
+        if there:
+            raise BadConfig(f"{there[0]} exists; save into a new folder.")
+        name = f"{self.target}_{self.layer}"
+        about = {"best_layer": self.layer, "alpha": self.card.get("alpha"), "r": self.card.get("r")}
+        card = {"best": {self.target: about}, **self.card}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files[WEIGHTS].write_bytes(npz_bytes({f"{name}_w": self.w, f"{name}_b": np.array(self.b)}))
+        files[CARD].write_bytes(json_bytes(json.loads(json.dumps(card))))
+
+    def score(self, X: npt.NDArray[Any]) -> Floats:
+        """(n,) scores of activations X (n, d) of any float type; BadConfig for another width."""
+        if X.ndim != 2 or X.shape[1] != len(self.w):
+            raise BadConfig(
+                f"probe: X has the shape {X.shape}, and the probe reads (n, {len(self.w)}) at layer {self.layer}."
+            )
+        return np.asarray(X.astype(np.float64) @ self.w + self.b)
+
+    def test(self, X: npt.NDArray[Any], y: npt.ArrayLike, *, seed: int = 0) -> Agreement:
+        """Agreement of the scores of X (n, d) with y (n,), which the training must not have seen."""
+        observed = np.asarray(y, dtype=np.float64)
+        if observed.shape != (len(X),):
+            raise BadConfig(
+                f"probe: X has {len(X)} rows and y the shape {observed.shape}; expected one value for each row."
+            )
+        require_finite(X, "the features")
+        require_finite(observed, "the target")
+        scores = self.score(X)
+        return Agreement(pearson_interval(observed, scores, seed=seed), determination(observed, scores), len(scores))
