@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.errors import BadConfig
 from prefprobe.features.matrix import join_features
-from prefprobe.store.formats import json_bytes, npz_bytes, read_npz, read_parquet
-from prefprobe.store.steps import read_output
+from prefprobe.store.formats import json_bytes, npz_bytes, read_npz
 from prefprobe.study.graph import Node
 from prefprobe.study.run import Run
 
@@ -26,16 +25,14 @@ def export_features(run: Run, features: str, out: Path) -> str:
     if not nodes:
         known = sorted({n.args["features"] for n in run.nodes.values() if n.step.name in ("extract", "embed")})
         raise BadConfig(f"run {run.id} has no features {features}; it has {', '.join(known)}.")
-    parts = []
-    for node in nodes:
-        manifest = run.manifest(node)
-        if manifest is None:
-            raise InputMissing(f"{node.id} is not in the store; run `prefprobe step {node.id} --run {run.id}` first.")
-        parts += [read_npz(read_output(run.objects, manifest, n)) for n in manifest.outputs if n.endswith(".npz")]
+    parts = [
+        read_npz(run.read(node.id, name))
+        for node in nodes
+        for name in run.finished(node.id).outputs
+        if name.endswith(".npz")
+    ]
     joined = join_features(parts, f"run {run.id}")
-    tasks_manifest = run.manifest(run.nodes["tasks"])
-    assert tasks_manifest is not None  # extraction read it
-    tasks = {t["id"]: t for t in read_parquet(read_output(run.objects, tasks_manifest, "tasks.parquet")).to_pylist()}
+    tasks = {t["id"]: t for t in run.table("tasks", "tasks.parquet").to_pylist()}
     ids = [str(i) for i in joined.ids]
     rows = [
         {"task_id": i, "task": tasks[i]["text"], **{k: tasks[i][k] for k in ("origin", "topic", "set")}} for i in ids
@@ -50,10 +47,7 @@ def export_features(run: Run, features: str, out: Path) -> str:
 def copy_outputs(run: Run, nodes: Sequence[Node], out: Path) -> None:
     """Write the outputs of finished nodes below `out`: those of a single node there, of several in a folder each."""
     for node in nodes:
-        manifest = run.manifest(node)
-        if manifest is None:
-            raise InputMissing(f"{node.id} is not in the store; run `prefprobe step {node.id} --run {run.id}` first.")
         folder = out if len(nodes) == 1 else out / node.id
         folder.mkdir(parents=True, exist_ok=True)
-        for name in manifest.outputs:
-            (folder / name).write_bytes(read_output(run.objects, manifest, name))
+        for name in run.finished(node.id).outputs:
+            (folder / name).write_bytes(run.read(node.id, name))

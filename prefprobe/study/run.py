@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from prefprobe import __version__
 from prefprobe.config import parse_config
 from prefprobe.errors import BadConfig, InputMissing
 from prefprobe.progress import Progress
 from prefprobe.settings import Config
-from prefprobe.store.formats import json_bytes, read_json
+from prefprobe.store.formats import json_bytes, read_json, read_parquet
 from prefprobe.store.keys import canonical_json, input_key, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Manifest, StepStore, read_output
@@ -115,6 +117,32 @@ class Run:
                 return None
             self._manifests[node.id] = found
         return self._manifests[node.id]
+
+    def finished(self, node: str) -> Manifest:
+        """The manifest of a node by its id, such as `probe.model`; BadConfig for another id, InputMissing if not done."""
+        if node not in self.nodes:
+            raise BadConfig(f"there is no node {node} in run {self.id}; its nodes are {', '.join(self.nodes)}.")
+        manifest = self.manifest(self.nodes[node])
+        if manifest is None:
+            raise InputMissing(
+                f"{node} is not in the store; run `prefprobe step {node} --run {self.id} --store {self.objects.url}` first."
+            )
+        return manifest
+
+    def read(self, node: str, name: str) -> bytes:
+        """The bytes of a node's output, such as `utilities.parquet`, checked against their digest; raises as `finished`."""
+        manifest = self.finished(node)
+        if name not in manifest.outputs:
+            raise BadConfig(f"{node} has no {name}; its outputs are {', '.join(sorted(manifest.outputs))}.")
+        return read_output(self.objects, manifest, name)
+
+    def table(self, node: str, name: str) -> pa.Table:
+        """A Parquet output as an Arrow table, which pandas, Polars and DuckDB read as it is."""
+        return read_parquet(self.read(node, name))
+
+    def json(self, node: str, name: str) -> Any:
+        """A JSON output."""
+        return read_json(self.read(node, name))
 
     def state(self, node: Node) -> NodeState:
         """How far the node is, read from the store."""

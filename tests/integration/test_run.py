@@ -4,9 +4,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -267,3 +269,38 @@ def test_an_unreachable_endpoint_is_temporary(preset: Path) -> None:
     assert done.returncode == 75, done.stderr
     assert "127.0.0.1:9" in done.stderr
     assert "verysecret" not in done.stderr
+
+
+def test_an_installed_wheel_is_one_package_and_runs_the_study(store: Path, preset: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    source, wheels, env = tmp_path / "source", tmp_path / "wheels", tmp_path / "env"
+    names = ("prefprobe", "jobs", "pyproject.toml", "README.md", "LICENSE")
+    source.mkdir()
+    for name in names:  # a copy: building leaves folders behind
+        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={wheels}", str(source)], check=True
+    )
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
+    (site,) = env.glob("lib/python3*/site-packages")
+    python = str(env / "bin" / "python")
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", *map(str, wheels.iterdir())], check=True)
+    assert {path.name for path in site.iterdir()} == {"prefprobe", next(site.glob("*.dist-info")).name}
+    # what it depends on comes from this environment, where prefprobe itself is only a finder that no path leads to
+    dependencies = sysconfig.get_paths()["purelib"]
+    new = tmp_path / "s"
+    command = [str(env / "bin" / "prefprobe"), "run", str(preset), "--store", str(new)]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": dependencies},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    where = "import prefprobe.jobs.extract as job; print(job.__file__)"
+    said = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.strip().startswith(str(site))
+    assert (report(new) / "verdict.json").read_bytes() == (report(store) / "verdict.json").read_bytes()
