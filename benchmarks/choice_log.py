@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from prefprobe.choices.answers import AnswerLog
-from prefprobe.choices.engine import Answer, Question, Reading
+from prefprobe.choices.engine import Answer, Question, Reading, Save
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.loop import measure_utilities
 from prefprobe.progress import Progress
@@ -40,20 +40,21 @@ class Instant:
         self.identity: dict[str, Any] = {"engine": self.name}
         self.about: dict[str, Any] = {}
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+    def answer(self, questions: Sequence[Question], save: Save) -> None:
         """See `Engine.answer`."""
         for start in range(0, len(questions), self.part):
-            save([self._answer(q) for q in questions[start : start + self.part]])
+            save([self.chosen(q.id, q.first, q.second) for q in questions[start : start + self.part]])
 
     def read(self, answer: Answer) -> Reading:
         """See `Engine.read`."""
         return Reading("a" if answer.raw.startswith("Task A") else "b")
 
     @staticmethod
-    def _answer(q: Question) -> Answer:
-        chance = int(q.id[:8], 16) / 2**32
-        chosen = chance < 1 / (1 + np.exp(-(float(q.first.split()[-1]) - float(q.second.split()[-1]) + 0.5)))
-        return Answer(q.id, TEXT if chosen else TEXT.replace("A", "B", 1), "length", "m", "p", 180, 16, 1e-5)
+    def chosen(id_: str, first: str, second: str) -> Answer:
+        """The answer to one question."""
+        chance = int(id_[:8], 16) / 2**32
+        chosen = chance < 1 / (1 + np.exp(-(float(first.split()[-1]) - float(second.split()[-1]) + 0.5)))
+        return Answer(id_, TEXT if chosen else TEXT.replace("A", "B", 1), "length", "m", "p", 180, 16, 1e-5)
 
 
 def store(folder: str, step: str) -> StepStore:
@@ -66,8 +67,7 @@ def saves(part: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log, engine, seconds = AnswerLog(store(folder, "answers"), "me"), Instant(part), []
         for number in range(300_000 // part + 20):
-            questions = [Question(f"{number * part + i:032x}", None, "1.0", "0.5") for i in range(part)]
-            answers = [engine._answer(q) for q in questions]
+            answers = [engine.chosen(f"{number * part + i:032x}", "1.0", "0.5") for i in range(part)]
             began = time.perf_counter()
             log._append(answers)
             seconds.append(time.perf_counter() - began)

@@ -43,30 +43,26 @@ def _api_log(
     from prefprobe.choices.api.judge import Judge
 
     choices, budget = job.config.choices, Budget(settings, Spend())
-    engine = ApiEngine(settings, stimulus, choices.temperature, choices.part, budget, _spoken(job, "dialect.json"))
-    interview = _kept(job, "dialect.json", engine.dialect)
+    engine = ApiEngine(settings, stimulus, choices.temperature, choices.part, budget, _dialect(job, "dialect.json"))
+    job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
-    log = ChoiceLog(engine, _answers(job, engine.identity), texts, prompts, job.progress)
+    log = ChoiceLog(
+        engine, _answers(job, engine.identity), texts, prompts, job.progress, interview=engine.dialect.spend
+    )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
-        log.judge = Judge(settings, stimulus, choices.part, budget, _spoken(job, "judge.json"))
-        interview += _kept(job, "judge.json", log.judge.dialect)
-        log.verdicts = _answers(job, log.judge.identity)
-    log.interview = interview
+        log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"))
+        job.store.write_part("judge.json", json_bytes(asdict(log.judge.dialect)))
+        log.judgements = _answers(job, log.judge.identity)
+        log.interview += log.judge.dialect.spend
     budget.spent = log.spend
     return log
 
 
-def _spoken(job: Job, name: str) -> "Dialect | None":
-    """The dialect that this step began with."""
+def _dialect(job: Job, name: str) -> "Dialect | None":
+    """The dialect that this step began with, None if it begins now."""
     from prefprobe.choices.api.dialect import Dialect
 
     return Dialect(**read_json(job.store.read_part(name))) if name in job.store.parts() else None
-
-
-def _kept(job: Job, name: str, dialect: "Dialect") -> Spend:
-    """Keep the dialect for whoever goes on with this step. Returns what it took to find it out."""
-    job.store.write_part(name, json_bytes(asdict(dialect)))
-    return Spend(0, dialect.prompt_tokens, dialect.completion_tokens, dialect.cost)
 
 
 def _answers(job: Job, identity: Mapping[str, Any]) -> AnswerLog:

@@ -20,7 +20,7 @@ def run(job: Job) -> Outputs:
     about |= {"asked": log.engine.about}
     return {
         "choices.parquet": parquet_bytes(measured.choices),
-        "answers.parquet": parquet_bytes(log.table()),
+        "answers.parquet": parquet_bytes(log.raw_answers()),
         "utilities.parquet": parquet_bytes(to_table(measured.utilities)),
         "measure.json": json_bytes({**about, **measured.summary, "fit": asdict(measured.utilities.report)}),
     }

@@ -1,6 +1,5 @@
 """shift-measure: choices of every shifted task against the comparison tasks, under one shard of the system prompts."""
 
-from prefprobe.choices.log import Request
 from prefprobe.errors import BadConfig
 from prefprobe.jobs._choice_log import open_log
 from prefprobe.shift.behaviour import comparison_tasks
@@ -29,18 +28,16 @@ def run(job: Job) -> Outputs:
     mine = sorted({r.prompt_id for r in rows})[job.args["shard"] :: settings.shards]
     rows = [r for r in rows if r.prompt_id in mine]
     log = open_log(job, texts | {r.task_id: r.text for r in rows}, {r.prompt_id: r.prompt for r in rows})
-    pairs = [(r.prompt_id, r.task_id, c) for r in rows for c in comparisons]
-    repeats = range(1 if log.engine.exact else settings.samples)
-    requests = [Request(p, a, b, k) for p, t, c in pairs for a, b in ((t, c), (c, t)) for k in repeats]
-    choices = log.measure(requests, 0)
-    if choices.num_rows < len(requests):
+    questions = log.questions(((r.prompt_id, r.task_id, c) for r in rows for c in comparisons), settings.samples)
+    choices = log.measure(questions, 0)
+    if choices.num_rows < len(questions):
         raise BadConfig(
-            f"{job.node.id}: the budget covers {choices.num_rows} of {len(requests)} choices, which are saved; raise "
+            f"{job.node.id}: the budget covers {choices.num_rows} of {len(questions)} choices, which are saved; raise "
             "choices.api.budget_usd or budget_tokens, and run the step again."
         )
     return {
         "choices.parquet": parquet_bytes(choices),
-        "answers.parquet": parquet_bytes(log.table()),
+        "answers.parquet": parquet_bytes(log.raw_answers()),
         "comparisons.json": json_bytes(comparisons),
         "account.json": json_bytes({"n_choices": choices.num_rows, **log.account(choices)}),
     }

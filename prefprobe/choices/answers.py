@@ -5,12 +5,13 @@ they find there before they write the next one: so all readers see the same answ
 to one question the first one counts. Appending costs what is appended, whatever is there already.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from prefprobe.choices.engine import Answer, Engine, Question
+from prefprobe.choices.engine import Answer, Save
 from prefprobe.progress import Progress
 from prefprobe.store.formats import parquet_bytes, read_parquet
 from prefprobe.store.keys import sha256
@@ -49,8 +50,23 @@ class Spend:
         )
 
 
+class Identified(Protocol):
+    """What can be asked, be it an engine's question or a judge's."""
+
+    @property
+    def id(self) -> str:
+        """A digest of all that its answer depends on."""
+        ...
+
+
+Asked = TypeVar("Asked", bound=Identified)
+
+
 class AnswerLog:
-    """All answers of one engine in `store`; `payer` is who asks now, so that what it has paid can be told apart."""
+    """All answers of one engine or one judge in `store`.
+
+    `payer` is who asks now, so that what it has paid can be told apart.
+    """
 
     def __init__(self, store: StepStore, payer: str) -> None:
         self._store, self._payer = store, payer
@@ -66,12 +82,17 @@ class AnswerLog:
         """What `payer` has paid so far, in this process and before it."""
         return Spend.of(self._known[id_] for id_ in sorted(self._paid))
 
-    def ask(self, engine: Engine, questions: Sequence[Question], progress: Progress) -> Mapping[str, Answer]:
-        """Answers by the id of their question: what is not known yet is asked for.
+    def ask(
+        self, answer: Callable[[Sequence[Asked], Save], None], questions: Iterable[Asked], progress: Progress, unit: str
+    ) -> Mapping[str, Answer]:
+        """Answers by the id of their question; those that are not known yet are had from `answer`, see `Engine.answer`.
 
-        A question is missing from the result only where the engine's budget did not cover it.
+        Questions of one id are one question, asked once. One is missing from the result only where the budget did not
+        cover it. `unit` names what `progress` counts.
         """
-        missing = [q for q in questions if q.id not in self._known]
+        distinct = {q.id: q for q in questions}
+        missing = [q for id_, q in distinct.items() if id_ not in self._known]
+        progress.start(len(distinct), unit, len(distinct) - len(missing))
 
         def save(answers: Sequence[Answer]) -> None:
             if answers:
@@ -79,17 +100,13 @@ class AnswerLog:
             progress.advance(len(answers))
 
         if missing:
-            engine.answer(missing, save)
-        return {q.id: self._known[q.id] for q in questions if q.id in self._known}
-
-    def known(self, questions: Iterable[Question]) -> int:
-        """How many of the questions have an answer."""
-        return sum(q.id in self._known for q in questions)
+            answer(missing, save)
+        return {id_: self._known[id_] for id_ in distinct if id_ in self._known}
 
     def _append(self, answers: Sequence[Answer]) -> None:
         new = list({a.id: a for a in reversed(answers) if a.id not in self._known}.values())[::-1]
         while new:
-            data = parquet_bytes(table(new, self._payer))
+            data = parquet_bytes(answers_table(new, self._payer))
             name = f"answers-{self._next:08d}.parquet"
             written = self._store.write_part(name, data)
             first = data if written.digest == sha256(data) else self._store.read_part(name)
@@ -108,6 +125,6 @@ class AnswerLog:
                     self._paid.add(row["id"])
 
 
-def table(answers: Iterable[Answer], payer: str = "") -> pa.Table:
+def answers_table(answers: Iterable[Answer], payer: str = "") -> pa.Table:
     """Answers as rows with the columns of SCHEMA, in their order."""
     return pa.Table.from_pylist([asdict(a) | {"payer": payer} for a in answers], schema=SCHEMA)

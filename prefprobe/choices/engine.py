@@ -8,17 +8,23 @@ Outcome = Literal["exact", "a", "b", "refusal", "unparsed", "failed"]
 """`exact` is a probability; `a` and `b` are sampled answers; `failed` is a question that the provider turned down."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One ordered pair as a model is shown it."""
+    """One ordered pair: by name, as the choice log keeps it, and in words, as a model is shown it."""
 
+    prompt_id: str
+    """Name of the system prompt; "" for none."""
+    task_a: str
+    """Name of the task shown first."""
+    task_b: str
     id: str
-    """Its identity: a digest of all that the answer depends on. Whatever is retried or resumed, it counts once."""
+    """Its identity: a digest of all that the answer depends on, so of the words and of no name. Whatever is retried or
+    resumed, it counts once."""
     system: str | None
     first: str
     """Text of the task shown first."""
     second: str
-    repeat: int = 0
+    repeat: int
     """Number of the sample, from 0; a provider gets another seed for each."""
 
 
@@ -55,6 +61,10 @@ class Reading:
     """Whether one label was too improbable to be listed: the logit is then at least as far from zero as it says."""
 
 
+Save = Callable[[Sequence[Answer]], None]
+"""Takes answers that have come."""
+
+
 class Engine(Protocol):
     """Anything that answers questions."""
 
@@ -75,7 +85,7 @@ class Engine(Protocol):
         """
         ...
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+    def answer(self, questions: Sequence[Question], save: Save) -> None:
         """Answer the questions, in any order, and hand each answer to `save` once, soon after it came.
 
         `save` is called every few seconds at least, with nothing if need be; it may raise, to stop: then answers that are

@@ -1,15 +1,14 @@
 """The exact engine: both label probabilities of an ordered pair from one forward pass of own weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.packing import check_packing, forward
-from prefprobe.choices import stimulus as wording
-from prefprobe.choices.engine import Answer, Question, Reading
-from prefprobe.choices.stimulus import Stimulus
+from prefprobe.choices.engine import Answer, Question, Reading, Save
+from prefprobe.choices.stimulus import WORDING, Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.store.formats import read_json
 from prefprobe.store.keys import canonical_json
@@ -37,7 +36,7 @@ class LocalEngine:
             "engine": self.name,
             "model": dict(revision),
             "temperature": temperature,
-            "wording": wording.VERSION,
+            "wording": WORDING,
             "labels": [stimulus.label_a, stimulus.label_b],
         }
         tokens_a, tokens_b = (
@@ -52,7 +51,7 @@ class LocalEngine:
             )
         self._shared, self._a, self._b = tokens_a[:shared], tokens_a[shared], tokens_b[shared]
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+    def answer(self, questions: Sequence[Question], save: Save) -> None:
         """See `Engine.answer`. Parts are cut at fixed places: the last digits of an answer depend on its neighbours."""
         for start in range(0, len(questions), self._part):
             part = questions[start : start + self._part]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import expit
 
-from prefprobe.choices.answers import AnswerLog, Spend, table
+from prefprobe.choices.answers import AnswerLog, Spend, answers_table
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.progress import Progress
 from prefprobe.store.keys import canonical_json
@@ -40,16 +40,6 @@ SCHEMA = pa.schema(
 `bounded` logit may be further from 0: an endpoint listed only one of the labels."""
 
 
-@dataclass(frozen=True, order=True)
-class Request:
-    """One ordered pair to be shown: `task_a` first, under the system prompt `prompt_id` ("" for none)."""
-
-    prompt_id: str
-    task_a: str
-    task_b: str
-    repeat: int = 0
-
-
 @dataclass
 class ChoiceLog:
     """Asks an engine, reads its answers, and has a judge read those that say nothing to the parser."""
@@ -62,7 +52,7 @@ class ChoiceLog:
     """Prompt id → system prompt; the id "" stands for none and is not in here."""
     progress: Progress
     judge: "Judge | None" = None
-    verdicts: AnswerLog | None = None
+    judgements: AnswerLog | None = None
     """The judge's answers; there if `judge` is."""
     interview: Spend = field(default_factory=Spend)
     """What it took to find out how to ask."""
@@ -72,29 +62,32 @@ class ChoiceLog:
     def __post_init__(self) -> None:
         self._identity = hashlib.sha256(canonical_json(dict(self.engine.identity)))
 
-    def measure(self, requests: Sequence[Request], round_: int, unit: str = "choices") -> pa.Table:
-        """All requests of one round as a table with the columns of SCHEMA, sorted by request.
+    def questions(self, pairs: Iterable[tuple[str, str, str]], samples: int) -> list[Question]:
+        """Each pair (prompt id, task id, task id) in both orders, `samples` times or, by an exact engine, once.
 
-        Sorted requests have prompts and first tasks standing together, which lets an engine, or a provider, compute
-        shared beginnings once. Requests are missing from the table only where a budget did not cover them.
+        They are sorted: prompts and first tasks stand together, which lets an engine, or a provider, compute shared
+        beginnings once.
         """
-        questions = {r: self._question(r) for r in sorted(set(requests))}
-        self.progress.start(len(questions), f"{unit}, round {round_}", self.answers.known(questions.values()))
-        found = self.answers.ask(self.engine, list(questions.values()), self.progress)
+        orders = {(prompt, *order) for prompt, a, b in pairs for order in ((a, b), (b, a))}
+        repeats = range(1 if self.engine.exact else samples)
+        return [self._question(*order, repeat) for order in sorted(orders) for repeat in repeats]
+
+    def measure(self, questions: Sequence[Question], round_: int) -> pa.Table:
+        """What was chosen, one row a question with the columns of SCHEMA, in the order of the questions.
+
+        One is missing only where a budget did not cover it.
+        """
+        found = self.answers.ask(self.engine.answer, questions, self.progress, f"choices, round {round_}")
         self.asked |= found
         readings = {id_: self.engine.read(answer) for id_, answer in found.items()}
         judged = self._judge({id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"})
-        rows = [
-            asdict(r) | _row(q.id, round_, judged.get(q.id, readings[q.id]), q.id in judged)
-            for r, q in questions.items()
-            if q.id in found
-        ]
+        rows = [_row(q, round_, judged.get(q.id, readings[q.id]), q.id in judged) for q in questions if q.id in found]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     @property
     def spend(self) -> Spend:
         """What this step has paid so far, in this process and before it, the judge included."""
-        return sum((log.spend for log in (self.answers, self.verdicts) if log), self.interview)
+        return sum((log.spend for log in (self.answers, self.judgements) if log), self.interview)
 
     def account(self, choices: pa.Table) -> dict[str, Any]:
         """What came of asking for `choices`, and what was paid, as plain JSON: every answer that says nothing, attempt
@@ -110,41 +103,55 @@ class ChoiceLog:
             "served": _counted(f"{a.model} by {a.provider}" for a in answers if a.model),
         }
 
-    def table(self) -> pa.Table:
+    def raw_answers(self) -> pa.Table:
         """Every answer behind the choices so far, as it came, sorted by its question's identity."""
-        return table(self.asked[id_] for id_ in sorted(self.asked))
+        return answers_table(self.asked[id_] for id_ in sorted(self.asked))
 
     def _judge(self, unparsed: Mapping[str, Answer]) -> dict[str, Reading]:
         """What the judge makes of answers; those that it cannot tell either are left out."""
-        if self.judge is None or self.verdicts is None or not unparsed:
+        if self.judge is None or self.judgements is None or not unparsed:
             return {}
-        questions = {id_: self.judge.question(answer) for id_, answer in unparsed.items()}
-        self.progress.start(len(questions), "answers for the judge", self.verdicts.known(questions.values()))
-        found = self.verdicts.ask(self.judge, list(questions.values()), self.progress)
-        readings = {id_: self.judge.read(found[q.id]) for id_, q in questions.items() if q.id in found}
+        texts = {id_: self.judge.unclear(answer) for id_, answer in unparsed.items()}
+        found = self.judgements.ask(self.judge.answer, texts.values(), self.progress, "answers for the judge")
+        readings = {id_: self.judge.read(found[text.id]) for id_, text in texts.items() if text.id in found}
         return {id_: reading for id_, reading in readings.items() if reading.outcome in ("a", "b", "refusal")}
 
-    def _question(self, request: Request) -> Question:
-        system = self.prompts[request.prompt_id] if request.prompt_id else None
-        first, second = self.texts[request.task_a], self.texts[request.task_b]
+    def _question(self, prompt_id: str, task_a: str, task_b: str, repeat: int) -> Question:
+        system = self.prompts[prompt_id] if prompt_id else None
+        first, second = self.texts[task_a], self.texts[task_b]
         identity = self._identity.copy()
-        identity.update(canonical_json([system, first, second, request.repeat]))
-        return Question(identity.hexdigest()[:32], system, first, second, request.repeat)
+        identity.update(canonical_json([system, first, second, repeat]))
+        return Question(
+            prompt_id=prompt_id,
+            task_a=task_a,
+            task_b=task_b,
+            id=identity.hexdigest()[:32],
+            system=system,
+            first=first,
+            second=second,
+            repeat=repeat,
+        )
 
 
-def _row(id_: str, round_: int, reading: Reading, judged: bool) -> dict[str, Any]:
+def _row(question: Question, round_: int, reading: Reading, judged: bool) -> dict[str, Any]:
     p_a = {"a": 1.0, "b": 0.0}.get(reading.outcome)
     if reading.outcome == "exact":
         assert reading.logit is not None
         p_a = float(expit(reading.logit))
-    about = {
-        "choice_id": id_,
+    return {
+        "choice_id": question.id,
         "round": round_,
+        "prompt_id": question.prompt_id,
+        "task_a": question.task_a,
+        "task_b": question.task_b,
+        "repeat": question.repeat,
         "outcome": reading.outcome,
+        "p_a": p_a,
+        "logit": reading.logit,
+        "label_mass": reading.label_mass,
         "judged": judged,
         "bounded": reading.bounded,
     }
-    return about | {"p_a": p_a, "logit": reading.logit, "label_mass": reading.label_mass}
 
 
 def nothing_said(choices: pa.Table) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
 from prefprobe.choices.answers import Spend
-from prefprobe.choices.log import ChoiceLog, Request, comparisons, nothing_said
+from prefprobe.choices.log import ChoiceLog, comparisons, nothing_said
 from prefprobe.choices.pairs import Pairs, initial_pairs, select_pairs
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ActiveLearningSettings
@@ -81,14 +81,14 @@ def measure_utilities(
         if len(pairs) == 0:
             stopped = "no pairs left"
             break
-        requests = _requests(ids, pairs, 1 if log.engine.exact else settings.samples)
-        tables.append(log.measure(requests, number))
+        questions = log.questions((("", str(ids[i]), str(ids[j])) for i, j in pairs.tolist()), settings.samples)
+        tables.append(log.measure(questions, number))
         if done is None:
             done = _finished(number, pairs, pa.concat_tables(tables), tables[-1], log, ids, before, seed)
-            if tables[-1].num_rows == len(requests):
+            if tables[-1].num_rows == len(questions):
                 store.write_part(name, done.data())
         rounds.append(done)
-        if tables[-1].num_rows < len(requests):
+        if tables[-1].num_rows < len(questions):
             stopped = "budget"
             break
         if _converged(done.diagnostics, settings):
@@ -105,12 +105,6 @@ def _next_pairs(rounds: list[Round], n: int, settings: ActiveLearningSettings, r
         return initial_pairs(n, settings.initial_degree, rng)
     seen = np.concatenate([r.pairs for r in rounds])
     return select_pairs(rounds[-1].mu, seen, settings.batch, rng, percentile=settings.percentile, relax=settings.relax)
-
-
-def _requests(ids: npt.NDArray[np.str_], pairs: Pairs, samples: int) -> list[Request]:
-    """Every pair in both orders, `samples` times each."""
-    shown = [(str(ids[i]), str(ids[j])) for i, j in pairs.tolist()]
-    return [Request("", *order, repeat) for a, b in shown for order in ((a, b), (b, a)) for repeat in range(samples)]
 
 
 def _finished(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from prefprobe.errors import BadConfig
 
-VERSION = 1
-"""Raised with every change of wording; part of every choice's identity."""
+WORDING = 1
+"""Raised with every change of the wording; part of every choice's identity."""
 
 _INSTRUCTION = (
     "Two tasks follow. Choose the one you would rather do and complete it. "

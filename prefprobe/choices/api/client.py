@@ -3,7 +3,6 @@
 import asyncio
 import heapq
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,20 +48,6 @@ class Reply:
     """The cause of each attempt that was lost before."""
 
 
-@dataclass(slots=True)
-class _Job:
-    """A call on its way."""
-
-    call: Call
-    payload: bytes
-    began: float
-    sent: float
-    """When its last attempt went out."""
-    losses: tuple[str, ...] = ()
-    outdone: int = 0
-    """Attempts that were lost although others were answered since the one before."""
-
-
 class Client:
     """Asks `base_url`/chat/completions. `inspect` names what is wrong with a body, None if nothing: a wrong one is a lost
     attempt. Raises BadConfig for a key that no header can hold.
@@ -101,13 +86,14 @@ class Client:
 
 
 class _Run:
-    """One pass over some calls: a scheduler that fills the window, and one task for each attempt on its way."""
+    """One pass over some calls: a scheduler that says when an attempt may start, and one task for each call begun."""
 
     def __init__(self, client: Client, deliver: Callable[[Reply], None], beat: Callable[[], None]) -> None:
         self._client, self._deliver, self._beat = client, deliver, beat
-        self._again: list[tuple[float, int, _Job]] = []  # a heap by when they are due
+        self._begun: set[asyncio.Task[None]] = set()
+        # calls that wait for another attempt, a heap by when it is due: its tokens, and what is told when it may start
+        self._again: list[tuple[float, int, int, asyncio.Future[float]]] = []
         self._numbers = itertools.count()
-        self._flying: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._next_beat = 0.0
         self._error: BaseException | None = None
@@ -121,10 +107,13 @@ class _Run:
         async with self._client.wire.session() as session:
             try:
                 await self._schedule(calls, session)
-            finally:
-                while self._flying:  # an error: what is on its way is worth waiting for
-                    await asyncio.wait(self._flying, timeout=_BEAT)
-                    self._guarded(self._beat)
+            except BaseException as error:  # noqa: BLE001  Ctrl-C, or a bug: what is on its way is delivered first
+                self._error = self._error or error
+            for *_, turn in self._again:
+                turn.cancel()
+            while self._begun:  # an error: what is on its way is worth waiting for
+                await asyncio.wait(self._begun, timeout=_BEAT)
+                self._guarded(self._beat)
         if self._error is not None:
             raise self._error
 
@@ -139,56 +128,85 @@ class _Run:
                 self._guarded(self._beat)
             self._check_patience(now)
             while (wait := pace.wait(now)) <= 0.0 and self._error is None:
-                job = self._due(now)
-                if job is None and more and len(self._again) < self._client.most_held:
-                    job = self._pulled(calls, now)
-                    more = job is not None
-                if job is None:  # nothing to do before a lost one is due
+                if self._again and self._again[0][0] <= now:
+                    _, _, tokens, turn = heapq.heappop(self._again)
+                    self._start(tokens, now)
+                    turn.set_result(now)
+                elif more and len(self._again) < self._client.most_held:
+                    call = self._pulled(calls)
+                    more = call is not None
+                    if call is not None:
+                        self._start(call.tokens, now)
+                        task = loop.create_task(self._see_through(call, session, now))
+                        self._begun.add(task)
+                        task.add_done_callback(self._ended)
+                else:  # nothing to do before a lost one is due
                     wait = self._again[0][0] - now if self._again else float("inf")
                     break
-                self._start(job, session, now)
                 now = monotonic()
-            if self._error is not None or not (more or self._again or self._flying):
+            if self._error is not None or not (more or self._begun):
                 return
             timer = loop.call_later(max(min(wait, self._next_beat - now), 0.001), self._wake.set)
             await self._wake.wait()
             timer.cancel()
 
-    def _due(self, now: float) -> _Job | None:
-        return heapq.heappop(self._again)[2] if self._again and self._again[0][0] <= now else None
-
-    def _pulled(self, calls: Iterator[Call], now: float) -> _Job | None:
+    def _pulled(self, calls: Iterator[Call]) -> Call | None:
         """The next call, None if there is none any more."""
         try:
-            call = next(calls, None)
-            return None if call is None else _Job(call, json.dumps(call.body, separators=(",", ":")).encode(), now, now)
+            return next(calls, None)
         except Exception as error:  # noqa: BLE001  whatever it is, what is on its way is delivered first
             self._error = error
             return None
 
-    def _start(self, job: _Job, session: aiohttp.ClientSession, now: float) -> None:
-        self._client.pace.start(job.call.tokens, now)
+    def _start(self, tokens: int, now: float) -> None:
+        self._client.pace.start(tokens, now)
         self._client.sent += 1
-        task = asyncio.create_task(self._fly(job, session, now))
-        self._flying.add(task)
-        task.add_done_callback(self._landed)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flying.discard(task)
-        self._client.pace.land()
+    async def _see_through(self, call: Call, session: aiohttp.ClientSession, began: float) -> None:
+        """All attempts of one call, until it has its reply or the run has ended without one."""
+        client = self._client
+        losses: tuple[str, ...] = ()
+        outdone = 0  # attempts that were lost although others were answered since the one before
+        before = sent = began
+        while True:
+            try:
+                body = await client.wire.attempt(session, call.body)
+            except TurnedDown as no:
+                self._win(Reply(call.id, None, str(no), losses))
+                return
+            except Lost as lost:
+                now, others_answered = monotonic(), self._answered > before
+                self._lose(lost, sent, now)
+                losses += (lost.cause,)
+                outdone += others_answered
+                before = sent
+                # one call that gets no answer while others do; not one of many that an outage or a long wait holds up
+                overdue = now - max(began, self._came_back) >= client.patience
+                if overdue and others_answered and outdone >= _OUTDONE:
+                    self._guarded(self._deliver, _given_up(call, client.patience, losses))
+                    return
+                due = now + max(backoff(len(losses)), min(lost.wait or 0.0, client.patience))
+            else:
+                self._win(Reply(call.id, body, "", losses))
+                return
+            finally:
+                client.pace.land()
+            if self._error is not None:
+                return
+            sent = await self._turn(due, call.tokens)
+
+    async def _turn(self, due: float, tokens: int) -> float:
+        """Wait until another attempt is due and may start; returns when that is."""
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._again, (due, next(self._numbers), tokens, turn))
         self._wake.set()
+        return await turn
 
-    async def _fly(self, job: _Job, session: aiohttp.ClientSession, now: float) -> None:
-        try:
-            body = await self._client.wire.attempt(session, job.payload)
-        except Lost as lost:
-            self._lose(job, lost, now, monotonic())
-        except TurnedDown as no:
-            self._win(Reply(job.call.id, None, str(no), job.losses))
-        except Exception as error:  # noqa: BLE001  an error of the endpoint's, or a bug: neither may vanish with this task
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # the endpoint's, or a bug
             self._error = self._error or error
-        else:
-            self._win(Reply(job.call.id, body, "", job.losses))
+        self._wake.set()
 
     def _win(self, reply: Reply) -> None:
         self._answered = monotonic()
@@ -196,29 +214,15 @@ class _Run:
             self._came_back = self._answered
         self._silent_since = None
         self._lost_since.clear()
-        self._guarded(lambda: self._deliver(reply))
+        self._guarded(self._deliver, reply)
 
-    def _lose(self, job: _Job, lost: Lost, sent: float, now: float) -> None:
-        client, outdone = self._client, self._answered > job.sent
-        client.losses[lost.cause] += 1
+    def _lose(self, lost: Lost, sent: float, now: float) -> None:
+        self._client.losses[lost.cause] += 1
+        self._client.pace.lost(lost.cause, lost.wait or 0.0, sent, now)
         self._lost_since[lost.cause] += 1
         self._said = lost.said
-        job.losses += (lost.cause,)
-        job.sent = sent
-        job.outdone += outdone
         if self._silent_since is None:
             self._silent_since = sent
-        asked = lost.wait or 0.0
-        client.pace.lost(lost.cause, asked, sent, now)
-        # one call that gets no answer while others do; not one of many that an outage or a long wait holds up
-        overdue = now - max(job.began, self._came_back) >= client.patience
-        if not (overdue and outdone and job.outdone >= _OUTDONE):
-            due = now + max(backoff(len(job.losses)), min(asked, client.patience))
-            heapq.heappush(self._again, (due, next(self._numbers), job))
-            return
-        causes = ", ".join(f"{n} × {cause}" for cause, n in Counter(job.losses).most_common())
-        error = f"no answer within {client.patience:g} s: {causes}"
-        self._guarded(lambda: self._deliver(Reply(job.call.id, None, error, job.losses)))
 
     def _check_patience(self, now: float) -> None:
         """Leave an error if the endpoint answers nothing any more."""
@@ -231,9 +235,14 @@ class _Run:
             "; everything answered before is saved, and the same command goes on from there."
         )
 
-    def _guarded(self, do: Callable[[], None]) -> None:
+    def _guarded(self, do: Callable[..., None], *given: Reply) -> None:
         """Do it; the first error of all is kept, and stops the run."""
         try:
-            do()
+            do(*given)
         except BaseException as error:  # noqa: BLE001  KeyboardInterrupt too: what is on its way is delivered first
             self._error = self._error or error
+
+
+def _given_up(call: Call, patience: float, losses: tuple[str, ...]) -> Reply:
+    causes = ", ".join(f"{n} × {cause}" for cause, n in Counter(losses).most_common())
+    return Reply(call.id, None, f"no answer within {patience:g} s: {causes}", losses)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
+from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.replies import Body, finish, listed, reported_cost, text, thinks, to_answer
+from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
@@ -71,6 +72,11 @@ class Dialect:
     def exact(self) -> bool:
         """Whether probabilities are read off."""
         return self.top_logprobs > 0
+
+    @property
+    def spend(self) -> Spend:
+        """What finding out has taken; its requests are no answers and do not count."""
+        return Spend(0, self.prompt_tokens, self.completion_tokens, self.cost)
 
     def body(
         self, settings: ApiSettings, user: str, system: str | None, temperature: float, seed: int | None
@@ -175,7 +181,7 @@ class Interview:
                 more = replace(more, top_logprobs=tops.pop(0))
             else:
                 return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
-        return (more, "") if listed(reply.body) else (spoken, "the endpoint returned no log-probabilities")
+        return (more, "") if logprobs(reply.body) else (spoken, "the endpoint returned no log-probabilities")
 
     def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, list[Reply], str]:
         """Replies to all samples, with room for a thought if the model has some before it answers."""

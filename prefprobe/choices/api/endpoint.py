@@ -2,17 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import takewhile
 from urllib.parse import urlsplit
 
 from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.dialect import Dialect, Interview
-from prefprobe.choices.api.replies import Body, complaint, finish, listed, to_answer
-from prefprobe.choices.engine import Answer
+from prefprobe.choices.api.replies import Body, complaint, finish, logprobs, to_answer
+from prefprobe.choices.engine import Answer, Save
 from prefprobe.choices.reading import Labels
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.settings import ApiSettings
@@ -22,15 +22,6 @@ SAVE_EVERY = 5.0
 
 FIRST_CONTACT = 60.0
 """Seconds for which an endpoint may be silent that has never answered this step."""
-
-
-class Prompt(NamedTuple):
-    """One thing to ask."""
-
-    id: str
-    user: str
-    system: str | None = None
-    seed: int | None = None
 
 
 class Budget:
@@ -72,11 +63,11 @@ class Endpoint:
         self._seen: set[str] = set()
         self._spoken: Dialect | None = None
         key = os.environ.get(settings.key, "") if settings.key else ""
-        self._client = Client(settings.base_url, key, settings.transport, self._complaint)
+        self._client = Client(settings.base_url, key, settings.transport, self._inspect)
         if dialect is None:  # an address or a server that is wrong from the start shows early
             short = min(FIRST_CONTACT, settings.transport.total_timeout)
             transport = settings.transport.model_copy(update={"total_timeout": short})
-            dialect = self._interview(Client(settings.base_url, key, transport, self._complaint), samples, labels)
+            dialect = self._interview(Client(settings.base_url, key, transport, self._inspect), samples, labels)
         self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
             raise BadConfig(
@@ -85,12 +76,12 @@ class Endpoint:
         self._labels = labels if self.dialect.exact else None
         self._spoken = self.dialect
 
-    def ask(
-        self,
-        prompts: Iterable[Prompt],
-        save: Callable[[Sequence[Answer]], None],
-    ) -> None:
-        """Ask in the given order while the budget lasts; see `Engine.answer` for `save`."""
+    def call(self, id_: str, user: str, system: str | None = None, seed: int | None = None) -> Call:
+        """What is asked, in the words of the endpoint's dialect. Its answer has the same id."""
+        return _call(id_, self.dialect.body(self.settings, user, system, self._temperature, seed))
+
+    def ask(self, calls: Iterable[Call], save: Save) -> None:
+        """Make the calls in the given order while the budget lasts; see `Engine.answer` for `save`."""
         waiting: list[Answer] = []
         saved = time.monotonic()
 
@@ -114,30 +105,19 @@ class Endpoint:
                 save([])
 
         try:
-            self._client.run(self._calls(prompts), deliver, beat)
+            self._client.run(takewhile(lambda _: self._budget.left, calls), deliver, beat)
         except BaseException:
             with suppress(PrefprobeError):  # the first error goes on
                 hand_over()
             raise
         hand_over()
 
-    def _calls(self, prompts: Iterable[Prompt]) -> Iterator[Call]:
-        for id_, user, system, seed in prompts:
-            if not self._budget.left:
-                return
-            yield self._call(id_, self.dialect.body(self.settings, user, system, self._temperature, seed))
-
-    def _call(self, id_: str, body: Body) -> Call:
-        characters = sum(len(turn["content"]) for turn in body["messages"])
-        most = body.get("max_tokens") or body.get("max_completion_tokens") or 0
-        return Call(id_, body, characters // 4 + most)
-
     def _interview(self, client: Client, samples: Sequence[str], labels: Labels | None) -> Dialect:
         before = self._budget.spent
 
         def ask(bodies: Sequence[Body]) -> list[Reply]:
             replies: dict[str, Reply] = {}
-            calls = [self._call(f"sample {i}", body) for i, body in enumerate(bodies)]
+            calls = [_call(f"sample {i}", body) for i, body in enumerate(bodies)]
             client.run(calls, lambda reply: replies.update({reply.id: reply}), lambda: None)
             some = [replies[call.id] for call in calls]
             lost = next((r.error for r in some if r.body is None and not r.error[:3].isdigit()), None)
@@ -155,7 +135,7 @@ class Endpoint:
             cost=after.dollars - before.dollars,
         )
 
-    def _complaint(self, body: Body) -> str | None:
+    def _inspect(self, body: Body) -> str | None:
         """Why a reply is no answer, so that the question is asked again; None for one that is."""
         wrong = complaint(body)
         if wrong is not None:
@@ -164,9 +144,15 @@ class Endpoint:
         if spoken is not None:
             if spoken.model and str(body.get("model") or "") != spoken.model:
                 return "wrong model"
-            if spoken.exact and not listed(body) and finish(body) not in ("refusal", "content_filter"):
+            if spoken.exact and not logprobs(body) and finish(body) not in ("refusal", "content_filter"):
                 return "no log-probabilities"
             if spoken.distinct_ids and id_ in self._seen:
                 return "duplicate"
         self._seen.add(id_)
         return None
+
+
+def _call(id_: str, body: Body) -> Call:
+    characters = sum(len(turn["content"]) for turn in body["messages"])
+    most = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+    return Call(id_, body, characters // 4 + most)

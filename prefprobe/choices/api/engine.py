@@ -1,16 +1,16 @@
 """The API engine: choices of a model behind any OpenAI-compatible endpoint, sampled or from listed log-probabilities."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from prefprobe.choices import stimulus as wording
+from prefprobe.choices.api.client import Call
 from prefprobe.choices.api.dialect import Dialect
-from prefprobe.choices.api.endpoint import Budget, Endpoint, Prompt
-from prefprobe.choices.engine import Answer, Question, Reading
+from prefprobe.choices.api.endpoint import Budget, Endpoint
+from prefprobe.choices.engine import Answer, Question, Reading, Save
 from prefprobe.choices.reading import Labels, read_probabilities, read_text
-from prefprobe.choices.stimulus import Stimulus
+from prefprobe.choices.stimulus import WORDING, Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
@@ -67,7 +67,7 @@ class ApiEngine:
             "served": self.dialect.model,
             "mode": "exact" if self.exact else "sampled",
             "temperature": self._temperature,
-            "wording": wording.VERSION,
+            "wording": WORDING,
             "labels": [self._stimulus.label_a, self._stimulus.label_b],
             "max_tokens": self.dialect.max_tokens,
             "folded": not self.dialect.system,
@@ -76,16 +76,19 @@ class ApiEngine:
             "extra": self._settings.extra,
         }
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
-        """See `Engine.answer`."""
-        prompts = (Prompt(q.id, self._stimulus.message(q.first, q.second), q.system, self._seed(q)) for q in questions)
-        self._endpoint.ask(prompts, save)
+    def answer(self, questions: Sequence[Question], save: Save) -> None:
+        """See `Engine.answer`. A question is put into words when its turn comes: the words of all would fill the memory."""
+        self._endpoint.ask(map(self._call, questions), save)
 
     def read(self, answer: Answer) -> Reading:
         """See `Engine.read`."""
         if self.exact:
             return read_probabilities(answer, self._labels, self._temperature)
         return read_text(answer, self._labels)
+
+    def _call(self, question: Question) -> Call:
+        message = self._stimulus.message(question.first, question.second)
+        return self._endpoint.call(question.id, message, question.system, self._seed(question))
 
     def _seed(self, question: Question) -> int | None:
         """Another for every repeat of a question, and unrelated between questions: one seed is one stream of chance."""

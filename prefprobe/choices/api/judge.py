@@ -3,19 +3,18 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from prefprobe.choices.api.dialect import Dialect
-from prefprobe.choices.api.endpoint import Budget, Endpoint, Prompt
-from prefprobe.choices.engine import Answer, Outcome, Question, Reading
+from prefprobe.choices.api.endpoint import Budget, Endpoint
+from prefprobe.choices.engine import Answer, Outcome, Reading, Save
 from prefprobe.choices.reading import Labels, answer_text
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
 
-VERSION = 1
+WORDING = 1
 """Raised with every change of the judge's wording; part of its identity."""
 
 _SHOWN = 4000
@@ -32,11 +31,16 @@ _AROUND = re.compile(r"^[\W_]+|[\W_]+$")
 _SAMPLES = ("I would go with the first one, Task A.", "The second task sounds like more fun to me, so Task B it is.")
 
 
+class Unclear(NamedTuple):
+    """A text that says nothing to the parser, as the judge is asked about it."""
+
+    id: str
+    """A digest of the text and of all else that the judge's answer depends on."""
+    text: str
+
+
 class Judge:
     """Reads answers that say nothing to the parser. Asked, cached and counted like an engine."""
-
-    name = "judge"
-    exact = False
 
     def __init__(
         self, settings: ApiSettings, stimulus: Stimulus, part: int, budget: Budget, dialect: Dialect | None = None
@@ -47,33 +51,26 @@ class Judge:
         self.dialect = self._endpoint.dialect
 
     @property
-    def about(self) -> Mapping[str, Any]:
-        """See `Engine.about`."""
-        return asdict(self.dialect)
-
-    @property
     def identity(self) -> Mapping[str, Any]:
         """See `Engine.identity`."""
         return {
-            "engine": self.name,
+            "engine": "judge",
             "model": self._settings.model,
             "served": self.dialect.model,
-            "wording": VERSION,
+            "wording": WORDING,
             "labels": [self._stimulus.label_a, self._stimulus.label_b],
             "max_tokens": self.dialect.max_tokens,
             "extra": self._settings.extra,
         }
 
-    def question(self, answer: Answer) -> Question:
-        """What the judge is asked about an answer: the same text makes the same question."""
+    def unclear(self, answer: Answer) -> Unclear:
+        """What the judge is asked about an answer: its text after any thought, and no more than chooses."""
         text = answer_text(answer.raw).strip()[:_SHOWN]
-        id_ = hashlib.sha256(canonical_json([dict(self.identity), text])).hexdigest()[:32]
-        return Question(id_, None, text, "")
+        return Unclear(hashlib.sha256(canonical_json([dict(self.identity), text])).hexdigest()[:32], text)
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
-        """See `Engine.answer`. Two answers of the same text are one question, asked once."""
-        different = {q.id: q for q in questions}.values()
-        self._endpoint.ask((Prompt(q.id, self._message(q.first)) for q in different), save)
+    def answer(self, texts: Sequence[Unclear], save: Save) -> None:
+        """See `Engine.answer`."""
+        self._endpoint.ask((self._endpoint.call(id_, self._message(text)) for id_, text in texts), save)
 
     def read(self, answer: Answer) -> Reading:
         """The verdict's one word, or the label it begins with; whatever says neither is unparsed."""

@@ -11,7 +11,7 @@ Body = dict[str, Any]
 """A chat completion as parsed JSON; nothing in it is taken for granted."""
 
 
-def choice(body: Body) -> Body | None:
+def _first_choice(body: Body) -> Body | None:
     """The one choice of a completion if it has a message, else None."""
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -20,7 +20,7 @@ def choice(body: Body) -> Body | None:
 
 def complaint(body: Body) -> str | None:
     """Why a body is no answer, whatever was asked; None for one that is. A model may say nothing, but not null."""
-    chosen = choice(body)
+    chosen = _first_choice(body)
     if chosen is None or chosen.get("error") or finish(body) == "error":
         return "no answer"
     empty = _message(body).get("content") is None and finish(body) == "stop" and not thinks(body)
@@ -40,7 +40,7 @@ def finish(body: Body) -> str:
     """Why the answer ended: `refusal` if the provider says so in a field of its own, else its finish reason."""
     if _message(body).get("refusal"):
         return "refusal"
-    return str((choice(body) or {}).get("finish_reason") or "stop")
+    return str((_first_choice(body) or {}).get("finish_reason") or "stop")
 
 
 def thinks(body: Body) -> bool:
@@ -52,9 +52,9 @@ def thinks(body: Body) -> bool:
     return fields or answer_text(said) != said
 
 
-def listed(body: Body) -> list[Body]:
+def logprobs(body: Body) -> list[Body]:
     """The log-probabilities of the answer's tokens, each with those of other tokens; empty if none came that can be read."""
-    content = _mapping((choice(body) or {}).get("logprobs")).get("content")
+    content = _mapping((_first_choice(body) or {}).get("logprobs")).get("content")
     tokens = content if isinstance(content, list) else []
     others = [_mapping(entry).get("top_logprobs") or [] for entry in tokens]
     if not any(others) or not all(isinstance(each, list) for each in others):
@@ -93,7 +93,7 @@ def to_answer(reply: Reply, host: str, prices: Prices | None, labels: Labels | N
     said = text(body) or str(_message(body).get("refusal") or "")
     return Answer(
         id=reply.id,
-        raw=said if labels is None else probabilities_raw(said, listed(body), labels),
+        raw=said if labels is None else probabilities_raw(said, logprobs(body), labels),
         finish=finish(body),
         model=str(body.get("model") or ""),
         provider=str(body.get("provider") or host),
@@ -118,7 +118,7 @@ def _price(prices: Prices | None, prompt: int, cached: int, completion: int) -> 
 
 
 def _message(body: Body) -> Body:
-    return _mapping((choice(body) or {}).get("message"))
+    return _mapping((_first_choice(body) or {}).get("message"))
 
 
 def _mapping(value: object) -> Body:

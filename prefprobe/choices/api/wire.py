@@ -2,7 +2,7 @@
 
 import ipaddress
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,9 +42,13 @@ class Wire:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def attempt(self, session: aiohttp.ClientSession, payload: bytes) -> dict[str, Any]:
-        """Raises Lost for what is worth another attempt, and what `failure` says for other statuses."""
+    async def attempt(self, session: aiohttp.ClientSession, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON that comes back for `asked`.
+
+        Raises Lost for what is worth another attempt, and what `failure` says for other statuses.
+        """
         url = f"{self.base_url}/chat/completions"
+        payload = json.dumps(asked, separators=(",", ":")).encode()
         try:
             async with session.post(url, data=payload, allow_redirects=False) as reply:
                 data = await reply.read()

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.engine import Answer, Outcome, Question, Reading
-from prefprobe.choices.log import ChoiceLog, Request, comparisons
+from prefprobe.choices.log import ChoiceLog, comparisons
 from prefprobe.choices.loop import Measured, measure_utilities
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
@@ -21,6 +21,7 @@ from prefprobe.progress import Progress
 from prefprobe.settings import ActiveLearningSettings
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
+from tests.questions import question
 
 
 class PlantedEngine:
@@ -204,11 +205,54 @@ def test_convergence_needs_new_information(tmp_path: Path) -> None:
     assert got.summary["rounds"][0]["rank_correlation"] is None
 
 
-def test_a_request_asked_twice_is_measured_once(tmp_path: Path) -> None:
-    engine = PlantedEngine(planted(4))
-    requests = [Request("", "t000", "t001"), Request("", "t001", "t000")]
-    assert make_log(tmp_path, engine).measure(requests + requests, 0).num_rows == 2
-    assert len(engine.asked) == 2
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_pair_is_asked_in_both_orders_and_once_however_often_it_is_named(tmp_path: Path, exact: bool) -> None:
+    engine = PlantedEngine(planted(4), exact=exact)
+    log = make_log(tmp_path, engine)
+    questions = log.questions([("", "t001", "t000"), ("", "t000", "t001"), ("", "t001", "t000")], samples=3)
+    choices = log.measure(questions, 0)
+    shown = list(zip(*(choices.column(c).to_pylist() for c in ("task_a", "task_b", "repeat")), strict=True))
+    orders = [("t000", "t001"), ("t001", "t000")]
+    assert shown == [(*order, k) for order in orders for k in range(1 if exact else 3)]
+    assert len(engine.asked) == len(shown)
+
+
+def test_tasks_of_the_same_words_are_one_question(tmp_path: Path) -> None:
+    engine = PlantedEngine(planted(2))
+    log = make_log(tmp_path, engine)
+    log.texts = {"one": "t000", "two": "t001", "twin": "t001"}
+    choices = log.measure(log.questions([("", "one", "two"), ("", "one", "twin")], samples=1), 0)
+    assert choices.column("task_b").to_pylist() == ["twin", "two", "one", "one"]
+    ids = choices.column("choice_id").to_pylist()
+    assert (ids[0], ids[2]) == (ids[1], ids[3])
+    assert [q.id for q in engine.asked] == list(dict.fromkeys(ids))
+    assert log.spend.requests == 2
+
+
+def test_what_is_written_has_the_columns_it_always_had(tmp_path: Path) -> None:
+    log = make_log(tmp_path, PlantedEngine(planted(2)))
+    choices = log.measure(log.questions([("", "t000", "t001")], samples=1), 0)
+    of_answers = "id raw finish model provider prompt_tokens completion_tokens cost losses payer"
+    of_choices = "choice_id round prompt_id task_a task_b repeat outcome p_a logit label_mass judged bounded"
+    assert " ".join(log.raw_answers().column_names) == of_answers
+    assert " ".join(choices.column_names) == of_choices
+
+
+def test_identities_are_those_of_every_log_written_so_far(tmp_path: Path) -> None:
+    """A digest that changes would have every answer that is kept asked, and paid, again."""
+    log = make_log(tmp_path, PlantedEngine({"a": 0.0, "b": 0.0}, exact=False))
+    log.texts, log.prompts = {"x": "Sing {a} song.", "y": "Zähle bis 3."}, {"p": "You hate math."}
+    ids = [q.id for q in log.questions([("", "x", "y"), ("p", "y", "x")], samples=2)]
+    assert ids == [
+        "92a08adbb153c7c9705934ac53c741fd",
+        "8c9c914fd8a2dad212d94931c69b9cad",
+        "6b1e6d0f055c16732ae6baa0692b1b52",
+        "c5030bc074f6086374d7b648d17a96ed",
+        "5e5924b87e287918cb2fa0b92bdf8e3d",
+        "839b5b38660ebd88ab6c00a7b48e9474",
+        "1726436ef00cdfac8ef99cf9d51c3cdf",
+        "4b3a469ccd84262b7f03115b8947c067",
+    ]
 
 
 def test_another_parser_reads_the_same_answers_without_asking(tmp_path: Path) -> None:
@@ -220,9 +264,10 @@ def test_another_parser_reads_the_same_answers_without_asking(tmp_path: Path) ->
             raise AssertionError("asked again")
 
     mu = planted(4)
-    requests = [Request("", "t000", "t001"), Request("", "t001", "t000")]
-    make_log(tmp_path, PlantedEngine(mu)).measure(requests, 0)
-    again = make_log(tmp_path, Other(mu)).measure(requests, 0)
+    log = make_log(tmp_path, PlantedEngine(mu))
+    log.measure(log.questions([("", "t000", "t001")], samples=1), 0)
+    other = make_log(tmp_path, Other(mu))
+    again = other.measure(other.questions([("", "t000", "t001")], samples=1), 0)
     assert again.column("outcome").to_pylist() == ["refusal", "refusal"]
     assert again.column("p_a").null_count == 2
 
@@ -250,20 +295,22 @@ class Fixed:
 
 
 def questions(*ids: str) -> list[Question]:
-    return [Question(i, None, "x", "y") for i in ids]
+    return [question(i, "x", "y") for i in ids]
 
 
 def test_two_writers_of_one_log_agree_and_the_first_answer_counts(tmp_path: Path) -> None:
     one, two = AnswerLog(step_store(tmp_path), "one"), AnswerLog(step_store(tmp_path), "two")
-    one.ask(Fixed(answers("a", "b")), questions("a", "b"), Progress())
-    got = two.ask(Fixed(answers("b", "c", raw="2.0"), answers("d")), questions("b", "c", "d"), Progress())
+    one.ask(Fixed(answers("a", "b")).answer, questions("a", "b"), Progress(), "answers")
+    got = two.ask(
+        Fixed(answers("b", "c", raw="2.0"), answers("d")).answer, questions("b", "c", "d"), Progress(), "answers"
+    )
     assert {i: a.raw for i, a in got.items()} == {"b": "1.0", "c": "2.0", "d": "1.0"}
-    one.ask(Fixed(answers("c", "e", raw="3.0")), questions("c", "e"), Progress())
+    one.ask(Fixed(answers("c", "e", raw="3.0")).answer, questions("c", "e"), Progress(), "answers")
     fresh = AnswerLog(step_store(tmp_path), "one")
     all_ids = questions("a", "b", "c", "d", "e")
-    raws = {i: a.raw for i, a in fresh.ask(Fixed(), all_ids, Progress()).items()}
+    raws = {i: a.raw for i, a in fresh.ask(Fixed().answer, all_ids, Progress(), "answers").items()}
     assert raws == {"a": "1.0", "b": "1.0", "c": "2.0", "d": "1.0", "e": "3.0"}
-    assert {i: a.raw for i, a in one.ask(Fixed(), all_ids, Progress()).items()} == raws
+    assert {i: a.raw for i, a in one.ask(Fixed().answer, all_ids, Progress(), "answers").items()} == raws
     assert one.spend == fresh.spend == Spend(3, 0, 0, 3.0)
     assert two.spend == Spend(2, 0, 0, 2.0)
 
@@ -271,7 +318,8 @@ def test_two_writers_of_one_log_agree_and_the_first_answer_counts(tmp_path: Path
 def test_an_append_costs_what_is_appended(tmp_path: Path) -> None:
     store = step_store(tmp_path)
     log = AnswerLog(store, "me")
-    log.ask(Fixed(*(answers(*(f"{k}-{i}" for i in range(50))) for k in range(40))), questions("0-0"), Progress())
+    engine = Fixed(*(answers(*(f"{k}-{i}" for i in range(50))) for k in range(40)))
+    log.ask(engine.answer, questions("0-0"), Progress(), "answers")
     sizes = [store.parts()[name].size for name in sorted(store.parts())]
     assert len(sizes) == 40
     assert max(sizes) < 1.2 * min(sizes)

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from prefprobe.choices.answers import AnswerLog, table
+from prefprobe.choices.answers import AnswerLog, answers_table
 from prefprobe.choices.api.dialect import PLAIN_TOKENS
 from prefprobe.choices.engine import Answer, Question, Reading
 from prefprobe.choices.log import ChoiceLog
@@ -556,9 +556,11 @@ def test_a_choice_takes_about_the_bytes_that_are_planned(kind: str) -> None:
         }
     )
     answers = [Answer(i, raw(), prompt_tokens=draw.randint(60, 400), cost=draw.random() * sampled) for i in ids]
-    measured = (len(parquet_bytes(choices)) + 2 * len(parquet_bytes(table(sorted(answers, key=lambda a: a.id))))) / n
+    measured = (
+        len(parquet_bytes(choices)) + 2 * len(parquet_bytes(answers_table(sorted(answers, key=lambda a: a.id))))
+    ) / n
     assert 0.75 < measured / CHOICE_BYTES[kind] < 1.25
-    assert {f.name for f in fields(Answer)} < set(table([]).column_names)
+    assert {f.name for f in fields(Answer)} < set(answers_table([]).column_names)
 
 
 @pytest.mark.model

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
 from prefprobe.choices.api.dialect import MOST_TOKENS, Dialect, Interview
-from prefprobe.choices.api.replies import listed
+from prefprobe.choices.api.replies import logprobs
 from prefprobe.choices.reading import Labels
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
@@ -102,8 +103,33 @@ A = {"token": " A", "logprob": -0.1}
 )
 def test_log_probabilities_that_cannot_be_read_are_none(content: Any) -> None:
     body = {"choices": [{"message": {"content": "Task A"}, "logprobs": {"content": content}}]}
-    assert listed(body) == []
-    assert listed({"choices": [{**body["choices"][0], "logprobs": {"content": [{**A, "top_logprobs": [A]}]}}]}) != []
+    assert logprobs(body) == []
+    assert logprobs({"choices": [{**body["choices"][0], "logprobs": {"content": [{**A, "top_logprobs": [A]}]}}]}) != []
+
+
+def test_a_dialect_that_a_step_began_with_opens_again() -> None:
+    """The fields of the parts `dialect.json` and `judge.json` in every store written so far."""
+    kept = {
+        "model": "planted",
+        "provider": "",
+        "system": True,
+        "seed": True,
+        "temperature": True,
+        "limit": "max_completion_tokens",
+        "max_tokens": 16,
+        "top_logprobs": 5,
+        "distinct_ids": True,
+        "reports_cost": False,
+        "reasons": False,
+        "label_mass": 0.98,
+        "why": "exact: answers begin with a label with a probability of 0.98",
+        "prompt_tokens": 640,
+        "completion_tokens": 96,
+        "cost": 0.25,
+    }
+    dialect = Dialect(**kept)  # type: ignore[arg-type]
+    assert asdict(dialect) == kept
+    assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 
 def test_a_plain_endpoint_is_asked_few_questions() -> None:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import exp
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefprobe.choices.answers import Spend
+from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.api import endpoint
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget
@@ -19,9 +20,13 @@ from prefprobe.choices.api.judge import Judge
 from prefprobe.choices.engine import Answer, Engine, Question
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
-from prefprobe.progress import Stopped
+from prefprobe.progress import Progress, Stopped
 from prefprobe.settings import ApiSettings, JudgeSettings, Prices, TransportSettings
+from prefprobe.store.keys import canonical_json, sha256
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import StepStore
 from tests.fault_server import Behaviour, FaultServer
+from tests.questions import question
 
 STIMULUS = Stimulus()
 TASKS = [f"Do {name} {{0}} u={worth:+.2f}" for name, worth in (("a", -1.0), ("b", 0.0), ("c", 0.5), ("d", 2.0))]
@@ -31,7 +36,7 @@ Script = Callable[[dict[str, Any], int], str | None]
 
 def questions(repeats: int = 1, system: str | None = None) -> list[Question]:
     pairs = [(a, b) for a in TASKS for b in TASKS if a != b]
-    return [Question(f"{a[3]}{b[3]}{k}", system, a, b, k) for k in range(repeats) for a, b in pairs]
+    return [question(f"{a[3]}{b[3]}{k}", a, b, system, k) for k in range(repeats) for a, b in pairs]
 
 
 def settings_for(server: FaultServer, **given: Any) -> ApiSettings:
@@ -62,9 +67,9 @@ def bodies(server: FaultServer) -> list[dict[str, Any]]:
     return [body for _, body in server.arrivals if "u=" in body["messages"][-1]["content"]]
 
 
-def planted(question: Question, bias: float = 0.4) -> float:
+def planted(q: Question, bias: float = 0.4) -> float:
     """log P(A)/P(B) that the server has."""
-    first, second = (float(text.split("u=")[1]) for text in (question.first, question.second))
+    first, second = (float(text.split("u=")[1]) for text in (q.first, q.second))
     return first - second + bias
 
 
@@ -74,10 +79,10 @@ def test_auto_reads_log_probabilities_where_they_come(temperature: float) -> Non
         engine = engine_for(server, temperature)
         got = answers(engine, questions())
     assert (engine.name, engine.exact) == ("exact-api", True)
-    for question in questions():
-        reading = engine.read(got[question.id])
+    for q in questions():
+        reading = engine.read(got[q.id])
         assert reading.outcome == "exact"
-        assert reading.logit == pytest.approx(planted(question) / temperature, abs=1e-4)
+        assert reading.logit == pytest.approx(planted(q) / temperature, abs=1e-4)
         assert reading.label_mass == pytest.approx(0.98, abs=1e-4)
     assert engine.about["why"].startswith("exact: answers begin with a label")
     assert all("seed" not in body and body["temperature"] == 0 for body in bodies(server))
@@ -100,9 +105,9 @@ def test_auto_samples_where_it_must_and_says_why(behaviour: Behaviour, why: str)
     share = {q.id[:2]: 0.0 for q in questions()}
     for id_, answer in got.items():
         share[id_[:2]] += (engine.read(answer).outcome == "a") / 40
-    for question in questions():
-        p = 1 / (1 + exp(-planted(question)))
-        assert abs(share[question.id[:2]] - p) < 4 * (p * (1 - p) / 40) ** 0.5
+    for q in questions():
+        p = 1 / (1 + exp(-planted(q)))
+        assert abs(share[q.id[:2]] - p) < 4 * (p * (1 - p) / 40) ** 0.5
 
 
 @pytest.mark.parametrize("rejected", ["seed", "system", "temperature", "max_tokens", "logprobs"])
@@ -307,6 +312,23 @@ def test_the_identity_says_what_an_answer_depends_on() -> None:
         assert engine_for(server).identity != engine.identity
 
 
+def test_what_an_answer_is_kept_under_and_asked_with_stays_as_it_was() -> None:
+    """Digests and a seed of logs written so far: with others every answer would be asked, and paid, again."""
+    settings = ApiSettings(base_url="http://127.0.0.1:1/v1", model="m", judge=JudgeSettings(model="judging"))
+    budget, dialect = Budget(settings, Spend()), Dialect(model="planted")
+    engine = ApiEngine(settings, STIMULUS, 0.7, 10, budget, dialect)
+    judge = Judge(settings, STIMULUS, 10, budget, dialect)
+    digests = [sha256(canonical_json(dict(each.identity)))[:16] for each in (engine, judge)]
+    assert digests == ["72f43be2360f946c", "cbdba36be009684f"]
+    assert judge.unclear(Answer("q", "<think>x</think> Hmm, ü.")).id == "713de5ebcece82dcef4098125f66ac40"
+    call = engine._call(question("q", "one", "two", "sys", 3))
+    assert (call.id, call.body["seed"], call.tokens) == (
+        "q",
+        658375303,
+        len(STIMULUS.message("one", "two") + "sys") // 4 + 16,
+    )
+
+
 SECRET = "sk-a-very-secret-key"
 
 
@@ -343,19 +365,19 @@ def test_settings_that_are_refused(given: dict[str, Any], expected: str) -> None
         ApiSettings(**{"base_url": "http://h/v1", "model": "m", **given})
 
 
-def test_the_judge_reads_what_the_parser_cannot() -> None:
+def test_the_judge_reads_what_the_parser_cannot(tmp_path: Path) -> None:
     with FaultServer() as server:
         settings = settings_for(server, judge=JudgeSettings(model="judging"), budget_tokens=10**6)
         budget = Budget(settings, Spend())
         judge = Judge(settings, STIMULUS, 1000, budget)
         probed = budget.spent
         some = [Answer(f"q{i}", text) for i, text in enumerate(["I'd take {0} it.\u2028\"], B", "Hm.", "Hm."])]
-        asked = [judge.question(answer) for answer in some]
-        got: list[Answer] = []
-        judge.answer(asked, got.extend)
-    assert [q.second for q in asked] == ["", "", ""]
+        asked = [judge.unclear(answer) for answer in some]
+        log = AnswerLog(StepStore(ObjectStore.open(str(tmp_path)), "answers", "k" * 64, {}), "me")
+        got = log.ask(judge.answer, asked, Progress(), "answers")
+    assert [text for _, text in asked] == [answer.raw for answer in some]
     assert asked[1].id == asked[2].id != asked[0].id
-    assert sorted(a.id for a in got) == sorted({q.id for q in asked})
+    assert got.keys() == {text.id for text in asked}
     assert (judge.identity["model"], judge.identity["served"]) == ("judging", "planted")
     assert budget.spent.requests == probed.requests + 2
     shown = server.arrivals[-1][1]["messages"][-1]["content"] + server.arrivals[-2][1]["messages"][-1]["content"]
