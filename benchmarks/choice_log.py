@@ -22,7 +22,6 @@ from prefprobe.choices.answers import AnswerLog
 from prefprobe.choices.engine import Answer, Question, Reading, Save
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.loop import measure_utilities
-from prefprobe.progress import Progress
 from prefprobe.settings import ActiveLearningSettings
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
@@ -89,9 +88,9 @@ def whole(n: int, samples: int) -> None:
     settings = ActiveLearningSettings(batch=n // 2, max_rounds=10, samples=samples, rank_threshold=0.9999)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
-        log = ChoiceLog(Instant(4096), AnswerLog(store(folder, "answers"), "me"), texts, {}, Progress())
+        log = ChoiceLog(Instant(4096), texts, answers=AnswerLog(store(folder, "answers"), "me"))
         began = time.perf_counter()
-        got = measure_utilities(list(texts), settings, log, store(folder, "measure"), seed=0)
+        got = measure_utilities(log, settings, store=store(folder, "measure"))
         took = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     r = np.corrcoef(got.utilities.mu, mu)[0, 1]

@@ -29,9 +29,11 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
         return _api_log(job, choices.api, stimulus, texts, prompts)
     from prefprobe.choices.local import LocalEngine
 
-    engine = LocalEngine(open_model(job), stimulus, choices.temperature, job.node.params["model"], choices.part)
+    engine = LocalEngine(
+        open_model(job), stimulus, choices.temperature, revision=job.node.params["model"], part=choices.part
+    )
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
-    return ChoiceLog(engine, AnswerLog(job.store, job.store.key), texts, prompts, job.progress)
+    return ChoiceLog(engine, texts, prompts, AnswerLog(job.store, job.store.key), job.progress)
 
 
 def _api_log(
@@ -43,11 +45,12 @@ def _api_log(
     from prefprobe.choices.api.judge import Judge
 
     choices, budget = job.config.choices, Budget(settings, Spend())
-    engine = ApiEngine(settings, stimulus, choices.temperature, choices.part, budget, _dialect(job, "dialect.json"))
+    dialect = _dialect(job, "dialect.json")
+    engine = ApiEngine(settings, stimulus, choices.temperature, part=choices.part, budget=budget, dialect=dialect)
     job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
     log = ChoiceLog(
-        engine, _answers(job, engine.identity), texts, prompts, job.progress, interview=engine.dialect.spend
+        engine, texts, prompts, _answers(job, engine.identity), job.progress, interview=engine.dialect.spend
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
         log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"))

@@ -15,7 +15,7 @@ def run(job: Job) -> Outputs:
     texts = task_set(job.table("tasks", "tasks.parquet"), job.args["set"])  # raises on a leak, before any request
     settings = getattr(job.config, job.args["set"])
     log = open_log(job, texts, {})
-    measured = measure_utilities(list(texts), settings, log, job.store, job.config.seed)
+    measured = measure_utilities(log, settings, store=job.store, seed=job.config.seed)
     about = {"set": job.args["set"], "temperature": job.config.choices.temperature, "engine": log.engine.name}
     about |= {"asked": log.engine.about}
     return {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prefprobe.activations.loading import load_model as load_model
     from prefprobe.choices.api.engine import ApiEngine as ApiEngine
     from prefprobe.choices.local import LocalEngine as LocalEngine
+    from prefprobe.choices.log import ChoiceLog as ChoiceLog
     from prefprobe.choices.log import choose as choose
     from prefprobe.choices.log import comparisons as comparisons
     from prefprobe.choices.loop import measure_utilities as measure_utilities
@@ -44,6 +45,7 @@ _HOMES = {
     "LocalEngine": "choices.local",
     "ApiEngine": "choices.api.engine",
     "choose": "choices.log",
+    "ChoiceLog": "choices.log",
     "comparisons": "choices.log",
     "measure_utilities": "choices.loop",
     "Comparisons": "thurstonian.comparisons",

@@ -8,7 +8,7 @@ import torch
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.packing import check_packing, forward
 from prefprobe.choices.engine import Answer, Question, Reading, Save
-from prefprobe.choices.stimulus import WORDING, Stimulus
+from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.store.formats import read_json
 from prefprobe.store.keys import canonical_json
@@ -20,21 +20,29 @@ _ROWS = 256
 class LocalEngine:
     """Reads log P(A)/P(B) at the first token in which the two labels differ, after the beginning they share.
 
-    `label_mass` is the probability, at temperature 1, that an answer begins with one of the labels up to that token.
+    `revision` is what identifies the model in the identity of a question, as plain JSON, and `part` the number of answers
+    between two saves. `label_mass` is the probability, at temperature 1, that an answer begins with one of the labels up
+    to that token.
     """
 
     name = "exact-local"
     exact = True
 
     def __init__(
-        self, model: LoadedModel, stimulus: Stimulus, temperature: float, revision: Mapping[str, Any], part: int
+        self,
+        model: LoadedModel,
+        stimulus: Stimulus = STIMULUS,
+        temperature: float = 1.0,
+        *,
+        revision: Mapping[str, Any] | None = None,
+        part: int = 192,
     ) -> None:
         check_packing(model)
         self._model, self._stimulus, self._temperature, self._part = model, stimulus, temperature, part
         self.about: dict[str, Any] = {}
         self.identity = {
             "engine": self.name,
-            "model": dict(revision),
+            "model": dict(revision or {}),
             "temperature": temperature,
             "wording": WORDING,
             "labels": [stimulus.label_a, stimulus.label_b],

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from prefprobe.choices.answers import AnswerLog, Spend, answers_table
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
+from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.store.keys import canonical_json
 from prefprobe.thurstonian.fit import Comparisons
@@ -45,12 +46,12 @@ class ChoiceLog:
     """Asks an engine, reads its answers, and has a judge read those that say nothing to the parser."""
 
     engine: Engine
-    answers: AnswerLog
     texts: Mapping[str, str]
     """Task id → text."""
-    prompts: Mapping[str, str]
+    prompts: Mapping[str, str] = field(default_factory=dict)
     """Prompt id → system prompt; the id "" stands for none and is not in here."""
-    progress: Progress
+    answers: AnswerLog = field(default_factory=AnswerLog)
+    progress: Progress = field(default_factory=Progress)
     judge: "Judge | None" = None
     judgements: AnswerLog | None = None
     """The judge's answers; there if `judge` is."""
@@ -152,6 +153,31 @@ def _row(question: Question, round_: int, reading: Reading, judged: bool) -> dic
         "judged": judged,
         "bounded": reading.bounded,
     }
+
+
+def choose(
+    engine: Engine,
+    texts: Mapping[str, str],
+    pairs: Iterable[tuple[str, str]],
+    *,
+    system: str | None = None,
+    samples: int = 1,
+) -> pa.Table:
+    """What an engine chooses in each of some pairs, shown in both orders: one row a choice, with the columns of SCHEMA.
+
+    `texts` maps task id → text, and pairs are of ids. Where answers are sampled each order is asked `samples` times;
+    under a `system` prompt `prompt_id` is "system". Nothing is kept but the table. Raises BadConfig for an id that has no
+    text, and what the engine raises.
+    """
+    asked = list(pairs)
+    unknown = next((id_ for pair in asked for id_ in pair if id_ not in texts), None)
+    if unknown is not None:
+        raise BadConfig(
+            f"a pair names the task {unknown!r}, which `texts` has not; give its text, or leave the pair out."
+        )
+    prompt_id = "" if system is None else "system"
+    log = ChoiceLog(engine, texts, {} if system is None else {prompt_id: system})
+    return log.measure(log.questions(((prompt_id, a, b) for a, b in asked), samples), 0)
 
 
 def nothing_said(choices: pa.Table) -> dict[str, int]:

@@ -57,24 +57,26 @@ class Round:
 
 
 def measure_utilities(
-    task_ids: list[str], settings: ActiveLearningSettings, log: ChoiceLog, store: StepStore, seed: int
+    log: ChoiceLog, settings: ActiveLearningSettings, *, store: StepStore | None = None, seed: int = 0
 ) -> Measured:
-    """Measure `task_ids` until converged, out of rounds, or out of budget; rounds are saved as parts in `store`.
+    """Measure the tasks of `log` until converged, out of rounds, or out of budget.
+
+    With a `store` rounds are saved as its parts, from which a loop that was killed goes on.
 
     A round counts as converged if its utilities rank the tasks as the round before did (`rank_threshold`), agree between
     random halves of the pairs (`reliability_threshold`), and rest on new information: at least half a batch of new pairs.
     The generator of a round is seeded by its number, so that a resumed loop asks for the same pairs.
     Raises BadConfig if the budget covers no choice at all.
     """
-    ids = np.array(sorted(task_ids))
-    saved = store.parts()
+    ids = np.array(sorted(log.texts))
+    saved = {} if store is None else store.parts()
     rounds: list[Round] = []
     tables: list[pa.Table] = []
     stopped = "max_rounds"
     while len(rounds) < settings.max_rounds:
         number, name = len(rounds), f"round-{len(rounds):03d}.json"
         before = rounds[-1] if rounds else None
-        done = Round.of(store.read_part(name)) if name in saved else None
+        done = Round.of(store.read_part(name)) if store is not None and name in saved else None
         pairs = (
             done.pairs if done else _next_pairs(rounds, len(ids), settings, np.random.default_rng([seed, 2, number]))
         )
@@ -85,7 +87,7 @@ def measure_utilities(
         tables.append(log.measure(questions, number))
         if done is None:
             done = _finished(number, pairs, pa.concat_tables(tables), tables[-1], log, ids, before, seed)
-            if tables[-1].num_rows == len(questions):
+            if store is not None and tables[-1].num_rows == len(questions):
                 store.write_part(name, done.data())
         rounds.append(done)
         if tables[-1].num_rows < len(questions):

@@ -31,3 +31,7 @@ class Stimulus:
         """
         instruction = _INSTRUCTION.replace("{a}", self.label_a).replace("{b}", self.label_b)
         return f"{instruction}\n\n{self.label_a} {text_a}\n\n{self.label_b} {text_b}"
+
+
+STIMULUS = Stimulus()
+"""The wording and labels of the study."""

@@ -89,7 +89,7 @@ def asked(engine: LocalEngine, questions: list[Question]) -> dict[str, Answer]:
 
 
 def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> None:
-    engine = LocalEngine(model, Stimulus(), 2.0, {}, part=8)
+    engine = LocalEngine(model, temperature=2.0, part=8)
     shown = [(None, TEXTS[0], TEXTS[1]), ("You hate math.", TEXTS[1], TEXTS[0]), (None, TEXTS[1], TEXTS[0])]
     questions = [question(str(i), first, second, system) for i, (system, first, second) in enumerate(shown)]
     got = asked(engine, questions)
@@ -109,7 +109,7 @@ def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> 
 
 def test_labels_that_one_token_begins_are_refused(model: LoadedModel) -> None:
     with pytest.raises(BadConfig, match="begins with the other"):
-        LocalEngine(model, Stimulus("Task A", "Task A:"), 1.0, {}, part=8)
+        LocalEngine(model, Stimulus("Task A", "Task A:"))
 
 
 def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_path: Path) -> None:

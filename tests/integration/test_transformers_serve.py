@@ -29,8 +29,6 @@ import pytest
 from scipy.stats import chi2
 
 from prefprobe.activations.loading import LoadedModel, load_model
-from prefprobe.choices.answers import Spend
-from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
@@ -115,9 +113,9 @@ def test_sampled_answers_of_a_server_agree_with_the_exact_engine(model: LoadedMo
     outcomes: list[list[str]] = []
     dialect = None
     for stimulus in LABELLINGS:
-        read = ask(LocalEngine(model, stimulus, 1.0, {}, 64), questions)
+        read = ask(LocalEngine(model, stimulus, part=64), questions)
         exact += [read[q.id] for q in questions]
-        engine = ApiEngine(served, stimulus, 1.0, 64, Budget(served, Spend()), dialect)
+        engine = ApiEngine(served, stimulus, part=64, dialect=dialect)
         dialect = engine.dialect
         read = ask(engine, repeated)
         outcomes += [[read[f"{q.id}/{k}"].outcome for k in range(REPEATS)] for q in questions]

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Call
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget, Endpoint
 from prefprobe.choices.engine import Answer, Question, Reading, Save
 from prefprobe.choices.reading import Labels, read_probabilities, read_text
-from prefprobe.choices.stimulus import WORDING, Stimulus
+from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
@@ -34,12 +35,14 @@ class ApiEngine:
     def __init__(
         self,
         settings: ApiSettings,
-        stimulus: Stimulus,
-        temperature: float,
-        part: int,
-        budget: Budget,
+        stimulus: Stimulus = STIMULUS,
+        temperature: float = 1.0,
+        *,
+        part: int = 192,
+        budget: Budget | None = None,
         dialect: Dialect | None = None,
     ) -> None:
+        budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
         self._labels = Labels.of(stimulus)
         samples = [stimulus.message(*pair) for pair in _SAMPLES]

@@ -86,16 +86,15 @@ def step_store(folder: Path, step: str = "measure") -> StepStore:
     return StepStore(ObjectStore.open(str(folder)), step, "k" * 64, {})
 
 
-def make_log(folder: Path, engine: PlantedEngine) -> ChoiceLog:
+def make_log(folder: Path, engine: PlantedEngine, tasks: list[str] | None = None) -> ChoiceLog:
     answers = AnswerLog(step_store(folder, "answers"), "me")
-    return ChoiceLog(engine, answers, {i: i for i in engine.mu}, {}, Progress())
+    return ChoiceLog(engine, {i: i for i in (tasks or engine.mu)}, answers=answers)
 
 
 def measure(
     folder: Path, engine: PlantedEngine, settings: ActiveLearningSettings, tasks: list[str] | None = None
 ) -> Measured:
-    log = make_log(folder, engine)
-    return measure_utilities(tasks or list(engine.mu), settings, log, step_store(folder), seed=0)
+    return measure_utilities(make_log(folder, engine, tasks), settings, store=step_store(folder))
 
 
 SETTINGS = ActiveLearningSettings(batch=60, max_rounds=4)
@@ -166,9 +165,8 @@ def test_what_is_known_is_not_asked_again_under_other_settings(tmp_path: Path) -
     first, second = PlantedEngine(mu), PlantedEngine(mu)
     few = measure(tmp_path, first, replace_settings(max_rounds=1))
     log = make_log(tmp_path, second)
-    more = measure_utilities(
-        list(mu), SETTINGS, log, StepStore(ObjectStore.open(str(tmp_path)), "measure", "l" * 64, {}), 0
-    )
+    other = StepStore(ObjectStore.open(str(tmp_path)), "measure", "l" * 64, {})
+    more = measure_utilities(log, SETTINGS, store=other)
     assert len(first.asked) + len(second.asked) == more.choices.num_rows > few.choices.num_rows
     assert more.choices.equals(measure(tmp_path / "alone", PlantedEngine(mu), SETTINGS).choices)
 

@@ -32,7 +32,6 @@ from prefprobe.plan.gguf import read_header
 from prefprobe.plan.model import model_facts, width
 from prefprobe.plan.needs import ANSWER_TOKENS, CHOICE_BYTES, rounds
 from prefprobe.plan.table import WIDTH, count, dollars, size
-from prefprobe.progress import Progress
 from prefprobe.settings import ActiveLearningSettings, ModelSettings
 from prefprobe.shift.prompted import prompted_tasks
 from prefprobe.store.formats import npz_bytes, parquet_bytes
@@ -212,8 +211,8 @@ def test_the_loop_asks_for_what_is_planned(
     texts = {f"t{i:02}": "x" * (i + 1) for i in range(N_TRAIN)}
     engine, objects = Counting(exact), ObjectStore.open(str(tmp_path / "store"))
     answered = AnswerLog(StepStore(objects, "answers", "k" * 64, {}), "me")
-    log = ChoiceLog(engine, answered, texts, {}, Progress())
-    measured = measure_utilities(list(texts), config.train, log, StepStore(objects, "measure", "k" * 64, {}), 0)
+    log = ChoiceLog(engine, texts, answers=answered)
+    measured = measure_utilities(log, config.train)
     train = planned_["measure.train"]
     pairs = train["pairs_least" if threshold < 0.5 else "pairs"]
     assert measured.summary["stopped"] == ("converged" if threshold < 0.5 else "max_rounds")

@@ -52,7 +52,9 @@ def engine_for(
     **given: Any,
 ) -> ApiEngine:
     settings = settings_for(server, **given)
-    return ApiEngine(settings, STIMULUS, temperature, 1000, Budget(settings, spent or Spend()), dialect)
+    return ApiEngine(
+        settings, STIMULUS, temperature, part=1000, budget=Budget(settings, spent or Spend()), dialect=dialect
+    )
 
 
 def answers(engine: Engine, asked: Sequence[Question]) -> dict[str, Answer]:
@@ -272,7 +274,7 @@ def test_a_stop_from_save_drains_and_hands_everything_over_once(stops: int, monk
 
     with FaultServer(Behaviour(delay=0.03)) as server:
         settings = settings_for(server)
-        engine = ApiEngine(settings, STIMULUS, 1.0, 5, Budget(settings, Spend()))
+        engine = ApiEngine(settings, part=5)
         before = len(server.arrivals)
         with pytest.raises(Stopped, match=f"stop {stops + 1}$"):
             engine.answer(questions(repeats=4), save)
@@ -316,7 +318,7 @@ def test_what_an_answer_is_kept_under_and_asked_with_stays_as_it_was() -> None:
     """Digests and a seed of logs written so far: with others every answer would be asked, and paid, again."""
     settings = ApiSettings(base_url="http://127.0.0.1:1/v1", model="m", judge=JudgeSettings(model="judging"))
     budget, dialect = Budget(settings, Spend()), Dialect(model="planted")
-    engine = ApiEngine(settings, STIMULUS, 0.7, 10, budget, dialect)
+    engine = ApiEngine(settings, STIMULUS, 0.7, part=10, budget=budget, dialect=dialect)
     judge = Judge(settings, STIMULUS, 10, budget, dialect)
     digests = [sha256(canonical_json(dict(each.identity)))[:16] for each in (engine, judge)]
     assert digests == ["72f43be2360f946c", "cbdba36be009684f"]
@@ -422,10 +424,10 @@ def test_an_endpoint_that_is_not_there() -> None:
     with FaultServer() as server:
         settings = settings_for(server, patience=1.0)
     with pytest.raises(PrefprobeError, match="has answered nothing"):
-        ApiEngine(settings, STIMULUS, 1.0, 10, Budget(settings, Spend()))
+        ApiEngine(settings)
 
 
 def test_labels_must_differ() -> None:
     settings = ApiSettings(base_url="http://127.0.0.1:1/v1", model="m")
     with pytest.raises(BadConfig, match="begins with the other"):
-        ApiEngine(settings, Stimulus("Task A", "task a:"), 1.0, 10, Budget(settings, Spend()), Dialect())
+        ApiEngine(settings, Stimulus("Task A", "task a:"), dialect=Dialect())
