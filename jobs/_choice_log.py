@@ -29,7 +29,7 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
     from prefprobe.activations.loading import load_model
     from prefprobe.choices.local import LocalEngine
 
-    model = load_model(job.config.model, job.pins["model"])
+    model = load_model(job.config.model, job.pins["model"], adapter_revision=job.pins.get("model.adapter"))
     engine = LocalEngine(model, stimulus, choices.temperature, job.node.params["model"], choices.part)
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
     return ChoiceLog(engine, AnswerLog(job.store, job.store.key), texts, prompts, job.progress)

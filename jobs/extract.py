@@ -1,6 +1,7 @@
 """extract: activations of one model over one shard of the tasks."""
 
 from prefprobe.store.formats import json_bytes
+from prefprobe.study.graph import features_of, pin_of
 from prefprobe.study.job import Job, Outputs
 
 
@@ -13,9 +14,13 @@ def run(job: Job) -> Outputs:
     tasks = job.table("tasks", "tasks.parquet").sort_by("id")
     rows = list(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
     mine = [(id_, text, None) for id_, text in rows[job.args["shard"] :: config.activations.shards]]
-    settings = config.base if features == "base" and config.base else config.model
-    pin = "base" if features == "base" else "model"
-    model = load_model(settings, job.pins[pin], untrained_seed=config.seed if features == "untrained" else None)
+    pin = pin_of(features, features_of(config)[features])  # model or base: also the name of its settings
+    model = load_model(
+        getattr(config, pin),
+        job.pins[pin],
+        adapter_revision=job.pins.get(f"{pin}.adapter"),
+        untrained_seed=config.seed if features == "untrained" else None,
+    )
     layers = layer_numbers(config.activations.fractions, model.n_layers)
     about = {
         "layers": layers,

@@ -22,7 +22,7 @@ def run(job: Job) -> Outputs:
     prompted = [(r.row_id, r.text, r.prompt) for r in rows if r.prompt_id in mine]
     layer = job.json("probe.model", "probe.json")["targets"]["raw"]["best_layer"]
     probes = read_npz(job.read("probe.model", "probes.npz"))
-    model = load_model(config.model, job.pins["model"])
+    model = load_model(config.model, job.pins["model"], adapter_revision=job.pins.get("model.adapter"))
     parts = extract(model, prompted, [layer], job.store, config.activations.part, job.progress)
     scores = pa.concat_tables(probe_scores(read_npz(job.store.read_part(name)), layer, probes) for name in parts)
     return {

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.settings import ModelSettings
-from prefprobe.sources import cache_root, fetch
+from prefprobe.sources import cache_root, fetch, source_revision
 
 _log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
@@ -78,9 +78,16 @@ class LoadedModel:
         )
 
 
-def load_model(settings: ModelSettings, revision: str, *, untrained_seed: int | None = None) -> LoadedModel:
-    """Load `settings.source` at `revision`, merge its adapter, and move it to the device.
+def load_model(
+    settings: ModelSettings,
+    revision: str,
+    *,
+    adapter_revision: str | None = None,
+    untrained_seed: int | None = None,
+) -> LoadedModel:
+    """Load `settings.source` at `revision`, merge its adapter at `adapter_revision`, and move it to the device.
 
+    Without `adapter_revision` the adapter is what its source holds now.
     With `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
     Raises BadConfig for a source that is not a loadable model, TemporaryFailure for a device that is lost.
     """
@@ -101,7 +108,7 @@ def load_model(settings: ModelSettings, revision: str, *, untrained_seed: int | 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{settings.source}: transformers cannot load this model: {reason}") from error
     if settings.adapter is not None and untrained_seed is None:
-        model = _merged(model, settings.adapter)
+        model = _merged(model, settings.adapter, adapter_revision or source_revision(settings.adapter))
     if settings.chat and not tokenizer.chat_template:
         raise BadConfig(f"{settings.source}: the tokenizer has no chat template; set `chat: false` for a base model.")
     try:
@@ -122,10 +129,10 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
-def _merged(model: Any, adapter: str) -> Any:
+def _merged(model: Any, adapter: str, revision: str) -> Any:
     from peft import PeftModel
 
-    folder = fetch(adapter, "main")
+    folder = fetch(adapter, revision)
     if not (folder / "adapter_model.safetensors").exists():
         raise BadConfig(
             f"{adapter}: the adapter folder holds no adapter_model.safetensors; save it with peft as safetensors."
