@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import struct
@@ -117,10 +118,19 @@ def folder(path: Path, words: Sequence[str] = ("<turn>", "user", "model", "syste
     (path / "chat_template.jinja").write_text(TEMPLATE)
     (path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 10, "hidden_size": 16}}))
     for k in range(2):
-        tensor = {"dtype": "BF16", "shape": [50, 10], "data_offsets": [0, 1000]}
-        header = json.dumps({f"w{k}": tensor, "__metadata__": {"format": "pt"}}).encode()
-        (path / f"model-{k}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(1000))
+        write_weights(path / f"model-{k}.safetensors", "BF16", {f"w{k}": [50, 10]}, 1000)
     return path
+
+
+def write_weights(path: Path, kind: str, shapes: dict[str, list[int]], size: int) -> None:
+    """A safetensors file of tensors that are all 0, `size` bytes of them."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    each, end = size // sum(map(math.prod, shapes.values())), 0
+    for name, shape in shapes.items():
+        begin, end = end, end + each * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    data = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(data)) + data + bytes(size))
 
 
 def text_of(data: bytes | str) -> bytes:
@@ -300,6 +310,34 @@ def test_lengths_are_those_of_the_models_own_tokenizer_and_template(
     assert model_facts(ModelSettings(source=str(model))).parameters is None  # not all of its weights are here
 
 
+@pytest.mark.parametrize("kind", ["F32", "BF16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL", "I64"])
+def test_weights_of_every_type_are_counted(tmp_path: Path, kind: str) -> None:
+    size = {"F32": 4, "BF16": 2, "I64": 8}.get(kind, 1)
+    write_weights(tmp_path / "a.safetensors", kind, {"w": [3, 4], "scalar": [], "none": [0, 7]}, 13 * size)
+    assert model_facts(ModelSettings(source=str(tmp_path))).parameters == 13
+
+
+def test_weights_that_are_cut_are_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_weights(path, "F32", {"w": [3, 4]}, 48)
+    whole = path.read_bytes()
+    for broken in (
+        b"",
+        whole[:7],
+        whole[:20],
+        whole[:-1],
+        whole + b"x",
+        b"\xff" * 8 + whole[8:],
+        whole[:8] + b"[" + whole[9:],
+    ):
+        path.write_bytes(broken)
+        facts = model_facts(ModelSettings(source=str(tmp_path)))
+        assert (facts.parameters, facts.weights) == (None, None)
+    path.unlink()
+    path.mkdir()
+    assert model_facts(ModelSettings(source=str(tmp_path))).parameters is None
+
+
 def test_a_template_that_refuses_system_turns_gets_them_in_the_users(tmp_path: Path) -> None:
     model = folder(tmp_path / "m")
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
@@ -318,11 +356,10 @@ def test_a_gguf_file_is_read_without_its_weights(tmp_path: Path) -> None:
     assert model_facts(ModelSettings(source=str(gguf(tmp_path / "s.gguf", "llama")))).lengths.tokenizer is None
     converted = tmp_path / "cache" / "models" / hashlib.sha256((tmp_path / "m.gguf").read_bytes()).hexdigest()
     converted.parent.mkdir(parents=True)
-    header = json.dumps({"w": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}}).encode()
     folder(converted)
     for file in converted.glob("*.safetensors"):
         file.unlink()
-    (converted / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(20))
+    write_weights(converted / "model.safetensors", "F32", {"w": [5]}, 20)
     assert model_facts(ModelSettings(source=str(tmp_path / "m.gguf"))).parameters == 5
 
 
