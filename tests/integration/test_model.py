@@ -185,14 +185,14 @@ def test_a_hub_adapter_is_loaded_at_the_commit_that_was_pinned(
         weights[commit] = tuned.merge_and_unload().model.layers[0].self_attn.q_proj.weight
 
     def snapshot_download(source: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((source, revision))
+        downloads.append((source, revision))
         return str(tmp_path / {"main": newer}.get(revision, revision))
 
-    asked: list[tuple[str, str]] = []
+    downloads: list[tuple[str, str]] = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     settings = SMOLLM2.model_copy(update={"adapter": "lab/adapter"})
     merged = load_model(settings, revision, adapter_revision=pinned)
-    assert asked == [("lab/adapter", pinned)]
+    assert downloads == [("lab/adapter", pinned)]
     got = merged.backbone.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(got, weights[pinned].detach())
     assert not torch.allclose(got, weights[newer])

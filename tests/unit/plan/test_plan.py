@@ -32,7 +32,7 @@ from prefprobe.config import load_config
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.model import model_facts, width
 from prefprobe.plan.needs import ANSWER_TOKENS, CHOICE_BYTES, rounds
-from prefprobe.plan.table import WIDTH, count, dollars, size
+from prefprobe.plan.table import WIDTH
 from prefprobe.progress import Progress
 from prefprobe.settings import ActiveLearningSettings, ModelSettings
 from prefprobe.shift.prompted import prompted_tasks
@@ -503,12 +503,6 @@ def test_the_table_fits_and_shows_the_numbers(tmp_path: Path, capsys: pytest.Cap
     assert row[6] == str(steps["shift-measure"]["requests"]) == "48"
     row = next(line.split() for line in shown.splitlines() if line.startswith("measure.train"))
     assert row[:7] == ["measure.train", "1", "cpu", "10,000", "30,000", "120,000", "1,200,000"]
-
-
-def test_numbers_in_words() -> None:
-    assert [count(v) for v in (7, 999, 1234, 99_960, 1.5e6, 27e9)] == ["7", "999", "1.2 k", "100 k", "1.5 M", "27.0 B"]
-    assert [size(v) for v in (12, 999_700, 5.4e10)] == ["12 B", "1.0 MB", "54.0 GB"]
-    assert [dollars(v) for v in (0.001, 1234.5)] == ["<$0.01", "$1,234.50"]
 
 
 def test_the_published_study_is_planned_without_torch_and_without_a_network(tmp_path: Path) -> None:
