@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from prefprobe.choices.pairs import initial_pairs, select_pairs
 from prefprobe.thurstonian import laplace, newton
-from prefprobe.thurstonian.fit import Comparisons, fit, fit_mu, posterior_of
+from prefprobe.thurstonian.fit import Comparisons, fit_mu, fit_utilities, posterior_of
 from prefprobe.thurstonian.likelihood import Point
 from prefprobe.thurstonian.published import fit_published, published_objective
 from prefprobe.thurstonian.reliability import split_half
@@ -83,7 +83,7 @@ def main() -> None:
             seconds[name].append(took)
     point, steps = results.pop("ours")
     ours = min(seconds["ours"])
-    whole_s, utilities = min((timed(lambda: fit(comparisons)) for _ in range(ROUNDS)), key=lambda t: t[0])
+    whole_s, utilities = min((timed(lambda: fit_utilities(comparisons)) for _ in range(ROUNDS)), key=lambda t: t[0])
     form = published_objective(comparisons, *point.theta)
     print(
         f"ours to gradient {GRADIENT}: {ours:.2f} s, {steps} steps, gradient {np.abs(point.gradient).max():.1e}, "
@@ -99,7 +99,7 @@ def main() -> None:
         )
     errors_s = min(timed(lambda: laplace.standard_errors(Point(posterior, point.theta)))[0] for _ in range(ROUNDS))
     print(
-        f"fit() with all it reports: {whole_s:.2f} s, gradient {utilities.report.max_gradient:.1e}; of it standard errors: "
+        f"fit with all it reports: {whole_s:.2f} s, gradient {utilities.report.max_gradient:.1e}; of it standard errors: "
         f"{errors_s:.2f} s"
     )
     start = utilities.mu, np.log(utilities.sigma)
@@ -109,11 +109,11 @@ def main() -> None:
     half_s, halves = min((timed(lambda: split_half(comparisons, seed=0)) for _ in range(ROUNDS)), key=lambda t: t[0])
     print(f"split_half, {halves['splits']} splits: {half_s:.2f} s, {halves['spearman_brown']:.4f}")
     tracemalloc.start()
-    fit(comparisons)
+    fit_utilities(comparisons)
     peak = tracemalloc.get_traced_memory()[1]
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"peak memory: {peak / 2**20:.0f} MiB in fit(), {whole / 2**10:.0f} MiB in this process; load {os.getloadavg()[0]:.1f}"
+        f"peak memory: {peak / 2**20:.0f} MiB in fit_utilities(), {whole / 2**10:.0f} MiB in this process; load {os.getloadavg()[0]:.1f}"
     )
 
 

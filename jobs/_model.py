@@ -1,19 +1,20 @@
 """Loads the model that a step needs, as the preset names it and the run pinned it."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from prefprobe.study.graph import features_of, pin_of
 from prefprobe.study.job import Job
 
 if TYPE_CHECKING:
     from prefprobe.activations.loading import LoadedModel
 
 
-def open_model(job: Job, role: Literal["model", "base", "untrained"] = "model") -> "LoadedModel":
-    """The model of a role; torch is imported here and not before. Raises what `load_model` raises."""
+def open_model(job: Job, features: str = "model") -> "LoadedModel":
+    """The model whose activations are the features of that name; raises what `load_model` raises. Only here torch comes in."""
     from prefprobe.activations.loading import load_model
 
-    base = job.config.base if role == "base" else None
-    pin, settings = ("model", job.config.model) if base is None else ("base", base)
+    pin = pin_of(features, features_of(job.config)[features])  # model or base: also the name of its settings
+    settings = getattr(job.config, pin)
     return load_model(
         settings.source,
         revision=job.pins[pin],
@@ -22,5 +23,5 @@ def open_model(job: Job, role: Literal["model", "base", "untrained"] = "model") 
         dtype=settings.dtype,
         device=settings.device,
         chat=settings.chat,
-        untrained_seed=job.config.seed if role == "untrained" else None,
+        untrained_seed=job.config.seed if features == "untrained" else None,
     )

@@ -5,6 +5,7 @@ import numpy as np
 from prefprobe.features.controls import random_features
 from prefprobe.shift.prompted import prompted_tasks
 from prefprobe.store.formats import json_bytes, npz_bytes
+from prefprobe.study.graph import pin_of
 from prefprobe.study.job import Job, Outputs
 
 
@@ -26,7 +27,7 @@ def run(job: Job) -> Outputs:
         from prefprobe.features.encoder import embed
 
         kind = "embedding"
-        vectors = embed(job.config.encoders[name], job.pins[f"encoder.{name}"], [text for _, text in rows])
+        vectors = embed(job.config.encoders[name], job.pins[pin_of(name, "encoder")], [text for _, text in rows])
     else:
         kind = "random"
         like = next(n for n in job.inputs if n.startswith("extract."))

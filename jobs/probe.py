@@ -27,7 +27,7 @@ def run(job: Job) -> Outputs:
     best = {target: {k: t[k] for k in ("best_layer", "alpha", "r")} for target, t in result.targets.items()}
     keys = {node: job.inputs[node].key for node in job.node.reads}
     pin = pin_of(name, features_of(job.config)[name])
-    card = {"features": name, "source": job.pins.get(str(pin)), "inputs": keys, "best": best}
+    card = {"features": name, "source": job.pins.get(pin), "inputs": keys, "best": best}
     return {
         "probe.json": json_bytes(summary),
         "predictions.parquet": parquet_bytes(result.predictions),

@@ -5,16 +5,17 @@ line (`--set train.max_rounds=2`). A key that does not exist is an error everywh
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource
+from pydantic_settings import EnvSettingsSource, SettingsError
 
 from prefprobe.errors import BadConfig
 from prefprobe.settings import Config
+from prefprobe.yaml_text import parse_yaml
 
 
 def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = None) -> Config:
@@ -22,23 +23,15 @@ def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = 
 
     With `text` the file is not read: `preset` only names it in errors. Raises BadConfig naming the file and the key.
     """
-    try:
-        values = yaml.safe_load(preset.read_text("utf-8") if text is None else text)
-    except FileNotFoundError as error:
-        known = ", ".join(sorted(str(p) for p in preset.parent.glob("*.yaml"))) or "presets/demo.yaml"
-        raise BadConfig(f"{preset}: no such preset; name a YAML file such as {known}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        raise BadConfig(f"{preset}{line}: not valid YAML ({getattr(error, 'problem', None) or 'bad text'}).") from error
+    values = parse_yaml(_read(preset) if text is None else text, str(preset))
     if not isinstance(values, dict):
         raise BadConfig(f"{preset}: expected a mapping of settings, found {type(values).__name__}.")
-    values = _merged(values, EnvSettingsSource(Config)())
+    values = _merged(values, _environment())
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, equals, value = override.partition("=")
         if not equals or not key:
             raise BadConfig(f"--set {override}: expected KEY=VALUE, such as train.max_rounds=2.")
-        nested: Any = yaml.safe_load(text)
+        nested = parse_yaml(value, f"--set {override}")
         for name in reversed(key.split(".")):
             nested = {name: nested}
         values = _merged(values, nested)
@@ -54,6 +47,28 @@ def parse_config(values: Mapping[str, Any], origin: str) -> Config:
         raise BadConfig(f"{origin}: {problems}. Correct the preset and run again.") from error
 
 
+def _read(preset: Path) -> bytes:
+    try:
+        return preset.read_bytes()
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(str(p) for p in preset.parent.glob("*.yaml"))) or "presets/demo.yaml"
+        raise BadConfig(f"{preset}: no such preset; name a YAML file such as {known}.") from error
+    except OSError as error:
+        raise BadConfig(f"{preset}: cannot be read ({error.strerror}); name a YAML file that can.") from error
+
+
+def _environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Config)()
+    except SettingsError as error:
+        block = re.search(r'field "(\w+)"', str(error))
+        name = f"{Config.model_config['env_prefix']}{block[1].upper() if block else ''}"
+        raise BadConfig(
+            f"environment: a variable whose name begins with {name} is not valid JSON, as a block or a list of settings "
+            "must be; correct it or unset it."
+        ) from error
+
+
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
@@ -67,6 +82,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
+        message = message.removeprefix("Value error, ")
         return f"`{key}`: {message[0].lower()}{message[1:]}"
     fields: Any = Config
     for part in location[:-1]:

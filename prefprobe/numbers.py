@@ -1,9 +1,16 @@
-"""Numbers as a reader sees them: fixed decimals, a true minus sign, intervals in brackets."""
+"""Numbers as a reader sees them: what was measured exactly as it was, what is estimated roughly; and words in lists.
 
+Measured numbers have fixed decimals or significant digits, a true minus sign, and intervals in brackets. The `rough_` ones
+are for estimates: as short as they can be, and never 0 for something.
+"""
+
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 MISSING = "–"
+_THOUSANDS = ("", "k", "M", "B", "T")
+_BYTES = ("B", "kB", "MB", "GB", "TB")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -45,9 +52,40 @@ def p_value(value: float | None) -> str:
     return "<0.001" if value is not None and value < 0.001 else number(value)
 
 
-def penalty(value: float) -> str:
-    """Three significant digits of a ridge penalty: 0.464, 21,544 → 21,500."""
+def significant(value: float) -> str:
+    """Three significant digits, with no zeros after them: 0.464, 21,544 → 21,500."""
     return f"{float(f'{value:.3g}'):,.10g}"
+
+
+def size(value: float) -> str:
+    """Bytes at three significant digits: 812 B, 2.05 kB, 123 MB."""
+    scaled, unit = _scaled(value, _BYTES)
+    return f"{significant(scaled)} {unit}"
+
+
+def rough(value: float) -> str:
+    """Up to three digits: 123, 45.6 k, 7.8 M."""
+    return _rough(value, _THOUSANDS)
+
+
+def rough_size(value: float) -> str:
+    """Bytes: 812 B, 2.0 kB, 123 MB."""
+    return _rough(value, _BYTES)
+
+
+def rough_tokens(value: float) -> str:
+    """A number of tokens, with the word."""
+    return f"{rough(value)} tokens"
+
+
+def rough_hours(value: float) -> str:
+    """1.25; <0.01."""
+    return f"{value:,.2f}" if value >= 0.01 else "<0.01"
+
+
+def rough_dollars(value: float) -> str:
+    """$1.25; <$0.01."""
+    return f"${value:,.2f}" if value >= 0.01 else "<$0.01"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -71,3 +109,14 @@ def shortened(text: str, length: int) -> str:
 def slug(text: str) -> str:
     """Letters, digits and dashes: fit for a file name and for an id in a page."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def _rough(value: float, units: Sequence[str]) -> str:
+    scaled, unit = _scaled(value, units)
+    return f"{scaled:,.{0 if unit == units[0] or scaled >= 99.95 else 1}f} {unit}".rstrip()
+
+
+def _scaled(value: float, units: Sequence[str]) -> tuple[float, str]:
+    """`value` in the first unit in which it is shown below 1000, each a thousand of the one before."""
+    power = min(len(units) - 1, int(math.log10(value * 1.0005)) // 3) if value >= 999.5 else 0
+    return value / 1000**power, units[power]

@@ -3,6 +3,8 @@
 The same object is the preset, the command line's `--set`, the environment of a pod, and what a run saves.
 """
 
+import re
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -12,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 class Settings(BaseModel):
     """A block of a preset; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSettings(Settings):
@@ -214,16 +216,56 @@ class ProbeSettings(Settings):
     compat: Literal["none", "reference"] = Field("none", description="reference: the published procedure's choices")
 
 
+def _stem(experiment: str) -> str:
+    """What the pin and the keys call an experiment: its name, or the name of its file without folder and suffix."""
+    return PurePath(experiment.removeprefix("store:")).stem
+
+
+def _told_apart(experiments: list[str]) -> list[str]:
+    seen: dict[str, str] = {}
+    for experiment in experiments:
+        stem = _stem(experiment)
+        if not stem:
+            raise ValueError(f"{experiment!r} names no file")
+        if stem in seen:
+            raise ValueError(
+                f"{seen[stem]} and {experiment} are both called {stem}, by which a run knows them apart; rename one file"
+            )
+        seen[stem] = experiment
+    return experiments
+
+
 class ShiftSettings(Settings):
     """The system-prompt experiments."""
 
-    experiments: list[str] = Field(
+    experiments: Annotated[list[str], AfterValidator(_told_apart)] = Field(
         ["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
     )
     comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
     samples: int = Field(1, ge=1, description="as for train and eval")
     baseline: str = "You are a helpful assistant."
     shards: int = Field(1, ge=1, le=64)
+
+    @property
+    def stems(self) -> list[str]:
+        """What the pins and keys call each experiment, in their order; no two are the same."""
+        return [_stem(experiment) for experiment in self.experiments]
+
+
+_ROLES = frozenset(["model", "base", "untrained", "random", "shuffled"])
+"""What else has a row of its own beside the encoders: features, and the control of shuffled labels."""
+_ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _named(encoders: dict[str, str]) -> dict[str, str]:
+    for name in encoders:
+        if name in _ROLES:
+            raise ValueError(f"{name!r} is what other features are called; give the encoder another name")
+        if not _ENCODER.fullmatch(name):
+            raise ValueError(
+                f"{name!r} cannot be part of the names of steps and files; name the encoder by letters, digits, - and _"
+            )
+    return encoders
 
 
 class Config(BaseSettings):
@@ -237,7 +279,7 @@ class Config(BaseSettings):
     seed: int = 0
     model: ModelSettings
     base: ModelSettings | None = None
-    encoders: dict[str, str] = Field(
+    encoders: Annotated[dict[str, str], AfterValidator(_named)] = Field(
         default_factory=dict, description="name → sentence encoder (folder, hub id, package)"
     )
     untrained: bool = Field(True, description="control: the same architecture with untrained weights")

@@ -123,7 +123,7 @@ def load_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
-        model = _merged(model, adapter, adapter_revision)
+        model = _merged(model, adapter, adapter_revision or source_revision(adapter))
     if chat and not tokenizer.chat_template:
         raise BadConfig(f"{source}: the tokenizer has no chat template; set `chat: false` for a base model.")
     try:
@@ -142,10 +142,10 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
-def _merged(model: Any, adapter: str, revision: str | None) -> Any:
+def _merged(model: Any, adapter: str, revision: str) -> Any:
     from peft import PeftModel
 
-    folder = fetch(adapter, revision or "main")
+    folder = fetch(adapter, revision)
     if not (folder / "adapter_model.safetensors").exists():
         raise BadConfig(
             f"{adapter}: the adapter folder holds no adapter_model.safetensors; save it with peft as safetensors."

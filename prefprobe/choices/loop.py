@@ -16,7 +16,7 @@ from prefprobe.errors import BadConfig
 from prefprobe.settings import ActiveLearningSettings
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.steps import StepStore
-from prefprobe.thurstonian.fit import Utilities, fit
+from prefprobe.thurstonian.fit import Utilities, fit_utilities
 from prefprobe.thurstonian.reliability import additive_r2, split_half
 
 Floats = npt.NDArray[np.float64]
@@ -98,7 +98,7 @@ def measure_utilities(
             break
     choices = pa.concat_tables(tables)
     # the last fit starts from zero like anyone's who fits the log again
-    utilities = fit(comparisons(choices, ids))
+    utilities = fit_utilities(comparisons(choices, ids))
     return Measured(choices, utilities, _summary(choices, utilities, rounds, log, stopped))
 
 
@@ -122,7 +122,7 @@ def _finished(
     if not new.num_rows:
         raise BadConfig(f"the budget covers no choice of round {number}; raise it, or leave it out.")
     compared = comparisons(choices, ids)
-    utilities = fit(compared, start=None if before is None else (before.mu, before.log_sigma))
+    utilities = fit_utilities(compared, start=None if before is None else (before.mu, before.log_sigma))
     halves = split_half(compared, seed=seed)
     diagnostics = {
         "round": number,

@@ -13,9 +13,6 @@ from prefprobe.choices.engine import Answer, Reading
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 
-READER = 1
-"""Raised with every change of what is read from the same answer; part of no identity."""
-
 _HEAD = re.compile(r"[\s*#_`>\u200b\ufeff]*")
 """White space and marks that may stand before a label."""
 

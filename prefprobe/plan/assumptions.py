@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from prefprobe.numbers import count, rough, rough_dollars, rough_size, rough_tokens
 from prefprobe.plan.model import ModelFacts
 from prefprobe.plan.needs import (
     ACTIVATION_RATE,
@@ -18,7 +19,6 @@ from prefprobe.plan.needs import (
     answers,
 )
 from prefprobe.plan.prompts import CHARACTERS, TEMPLATE_TOKENS
-from prefprobe.plan.table import count, dollars, size, tokens
 
 
 def remarks(study: Study, lines: list[Line]) -> list[str]:
@@ -77,13 +77,15 @@ def _money(study: Study, lines: list[Line]) -> Iterator[str]:
         yield "Budgets: none; choices.api.budget_usd and choices.api.budget_tokens limit what one node may spend."
     asking = [line for line in lines if line.need.requests]
     if api.budget_usd is not None:
-        yield f"Budget: {dollars(api.budget_usd)} a node (choices.api.budget_usd)."
+        yield f"Budget: {rough_dollars(api.budget_usd)} a node (choices.api.budget_usd)."
         for line in asking if api.prices is not None else ():
-            yield from _over(line, lambda need: need.dollars or 0.0, api.budget_usd, dollars)
+            yield from _over(line, lambda need: need.dollars or 0.0, api.budget_usd, rough_dollars)
     if api.budget_tokens is not None:
-        yield f"Budget: {tokens(api.budget_tokens)} a node (choices.api.budget_tokens)."
+        yield f"Budget: {rough_tokens(api.budget_tokens)} a node (choices.api.budget_tokens)."
         for line in asking:
-            yield from _over(line, lambda need: need.prompt_tokens + need.completion_tokens, api.budget_tokens, tokens)
+            yield from _over(
+                line, lambda need: need.prompt_tokens + need.completion_tokens, api.budget_tokens, rough_tokens
+            )
 
 
 def _over(line: Line, of: Callable[[Need], float], budget: float, shown: Callable[[float], str]) -> Iterator[str]:
@@ -102,10 +104,10 @@ def _over(line: Line, of: Callable[[Need], float], budget: float, shown: Callabl
 
 def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
     pods = sum(len(line.needs) for line in lines if line.node == "gpu")
-    choices = f"{CHOICE_RATE:,} tokens a second for choices and " if study.config.choices.api is None else ""
+    choices = f"{count(CHOICE_RATE)} tokens a second for choices and " if study.config.choices.api is None else ""
     yield (
-        f"GPU hours: of one H200, at {choices}{ACTIVATION_RATE:,} tokens a second for activations, which "
-        f"benchmarks/packing_gpu.py measured at {count(RATED)} parameters, in proportion to the parameters (small models "
+        f"GPU hours: of one H200, at {choices}{count(ACTIVATION_RATE)} tokens a second for activations, which "
+        f"benchmarks/packing_gpu.py measured at {rough(RATED)} parameters, in proportion to the parameters (small models "
         f"reach less); and the weights loaded at an assumed {LOADED / 1e9:g} GB/s in each of {pods} pods."
     )
     for model in _different(study):
@@ -113,7 +115,7 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
             yield f"Parameters of {model.name}: ?; its name does not say them, and its files are not on this machine."
         else:
             how = "name says" if model.by_name else "files say"
-            yield f"Parameters of {model.name}: {count(model.parameters)}, as its {how}; weights {size(model.weights)}."
+            yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {rough_size(model.weights)}."
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         yield "This machine has no GPU: here the same steps run on the CPU and take far longer."
 
@@ -123,7 +125,7 @@ def _storage(study: Study) -> Iterator[str]:
     kind = "local" if api is None else "exact" if api.mode == "exact" else "sampled"
     longer = f", {MORE} more for each token of an answer after {ANSWER_TOKENS}" if api is not None else ""
     yield (
-        f"Storage: activations in float32, and about {CHOICE_BYTES[kind]:,} bytes a choice with its answer{longer}, as "
+        f"Storage: activations in float32, and about {count(CHOICE_BYTES[kind])} bytes a choice with its answer{longer}, as "
         "synthetic rows take; smaller files are left out."
     )
     unknown = [m.name for m in _different(study) if m.d is None or m.n_layers is None]

@@ -1,6 +1,5 @@
 """A plan as a table for the terminal, and as JSON for scripts."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prefprobe.numbers import MISSING, count, rough, rough_dollars, rough_hours, rough_size
 from prefprobe.plan.needs import Line, Need
 from prefprobe.store.formats import json_bytes
 
@@ -23,6 +23,14 @@ _HEADS = (
     "dollars",
     "GPU\nhours",
 )
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "prompt_tokens": rough,
+    "completion_tokens": rough,
+    "dollars": rough_dollars,
+    "gpu_hours": rough_hours,
+    "bytes": rough_size,
+}
+"""How estimates are shown; the others are counted."""
 
 
 def show_plan(name: str, lines: list[Line], remarks: list[str]) -> None:
@@ -58,43 +66,9 @@ def total(lines: list[Line]) -> Need:
     return sum((line.need for line in lines), Need())
 
 
-def count(value: float) -> str:
-    """A number to three digits: 123, 45.6 k, 7.8 M."""
-    if value < 1000:
-        return f"{value:.0f}"
-    return _scaled(value, ("k", "M", "B", "T"))
-
-
-def tokens(value: float) -> str:
-    """A number of tokens, with the word."""
-    return f"{count(value)} tokens"
-
-
-def dollars(value: float) -> str:
-    """Two decimals, and never 0 for something."""
-    return f"${value:,.2f}" if value >= 0.01 else "<$0.01"
-
-
-def size(value: float) -> str:
-    """Bytes as B, kB, MB, GB or TB."""
-    return _scaled(value, ("kB", "MB", "GB", "TB")) if value >= 1000 else f"{value:.0f} B"
-
-
-def _scaled(value: float, units: tuple[str, ...]) -> str:
-    """`value` in the first unit in which it is below 1000; each is a thousand of the one before."""
-    power = min(len(units), int(math.log10(value * 1.0005)) // 3)
-    scaled = value / 1000**power
-    return f"{scaled:,.{1 if scaled < 99.95 else 0}f} {units[power - 1]}"
-
-
 def _cells(need: Need) -> list[str]:
-    shown = {"prompt_tokens": count, "completion_tokens": count, "dollars": dollars, "gpu_hours": _hours, "bytes": size}
-    return [_cell(getattr(need, f.name), shown.get(f.name, "{:,}".format)) for f in fields(need)]
+    return [_cell(getattr(need, f.name), _SHOWN.get(f.name, count)) for f in fields(need)]
 
 
 def _cell(value: float | None, shown: Callable[[float], str]) -> str:
-    return "?" if value is None else "–" if value == 0 else shown(value)
-
-
-def _hours(value: float) -> str:
-    return f"{value:,.2f}" if value >= 0.01 else "<0.01"
+    return "?" if value is None else MISSING if value == 0 else shown(value)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from prefprobe.findings import published, rules
 from prefprobe.findings.results import Results
-from prefprobe.numbers import interval, listed, number, p_value, penalty, shortened, signed, slug
+from prefprobe.numbers import count, interval, listed, number, p_value, shortened, signed, significant, size, slug
 from prefprobe.report import rows as rows_of
 from prefprobe.report.choice_tables import asked, quantities, rounds
 from prefprobe.report.figures.axes import MOST_DOTS
@@ -47,11 +47,11 @@ def render(results: Results, verdict: dict[str, Any]) -> str:
         "number": number,
         "signed": signed,
         "p_value": p_value,
-        "penalty": penalty,
+        "significant": significant,
         "slug": slug,
         "listed": listed,
     }
-    environment.globals |= {"bounds": interval}
+    environment.globals |= {"bounds": interval, "count": count}
     return environment.get_template("template.html").render(
         r=results,
         verdict=verdict,
@@ -169,17 +169,8 @@ def _examples(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _step(step: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
-    outputs = [f"{name} {_size(size)}" for name, size in sorted(step["outputs"].items())]
+    outputs = [f"{name} {size(of)}" for name, of in sorted(step["outputs"].items())]
     if len(outputs) > _FEW:
-        outputs = [f"{len(outputs)} files, {_size(sum(step['outputs'].values()))}"]
+        outputs = [f"{len(outputs)} files, {size(sum(step['outputs'].values()))}"]
     other = sorted((step["versions"] or {}).items() - versions.items())
     return {**step, "outputs": outputs, "other": [f"{name} {version}" for name, version in other]}
-
-
-def _size(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    for power, unit in ((1, "kB"), (2, "MB"), (3, "GB")):
-        if size < 1000 ** (power + 1) or unit == "GB":
-            break
-    return f"{size / 1000**power:.3g} {unit}" if size < 999.5 * 1000**power else f"{size / 1000**power:,.0f} {unit}"

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefprobe.errors import BadConfig
+from prefprobe.numbers import slug
+from prefprobe.yaml_text import parse_yaml
 
 PROMPTS = Path(__file__).parent / "prompts"
 BUILTIN = ("category", "targeted", "competing", "persona")
 
-Id = Annotated[str, Field(pattern=r"^\S+$")]
-"""Without white space: rows of features are named "prompt id<TAB>task id"."""
+Id = Annotated[str, Field(pattern=r"^[^\s\x00]+$")]
+"""Without white space: rows of features are named "prompt id<TAB>task id". Nor NUL, which numpy drops at the end."""
 Text = Annotated[str, Field(pattern=r"\S")]
 
 
@@ -56,19 +57,6 @@ class Experiment:
     tasks: tuple[ShiftTask, ...]
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML readers keep the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def builtin_paths() -> list[Path]:
     """The packaged experiment files."""
     return [PROMPTS / f"{name}.yaml" for name in BUILTIN]
@@ -78,9 +66,11 @@ def load_experiments(paths: Sequence[Path]) -> list[Experiment]:
     """All task sets of all files, in order.
 
     Raises BadConfig naming file and key: for a file that is missing or malformed, for a prompt, a task, a task set or
-    an experiment whose name stands twice in these files, and for a target that no task of the file is labelled with.
+    an experiment whose name stands twice in these files, for two task sets whose files in the report would have one name,
+    and for a target that no task of the file is labelled with.
     """
     seen: dict[tuple[str, str], str] = {}
+    named: dict[str, str] = {}
     experiments = []
     for path in paths:
         file = _read(path)
@@ -95,6 +85,13 @@ def load_experiments(paths: Sequence[Path]) -> list[Experiment]:
                     f"{path}: `{key}`: the {kind} {name!r} stands already in {seen[kind, name]}; make it unique."
                 )
             seen[kind, name] = str(path)
+        for name in file.task_sets:
+            other = named.setdefault(slug(name), name)
+            if other != name:
+                raise BadConfig(
+                    f"{path}: `task_sets.{name}`: its results and those of {other!r} would both be called "
+                    f"shift-{slug(name)} in the report; rename one task set."
+                )
         labels = {label for tasks in file.task_sets.values() for task in tasks for label in task.labels}
         for i, prompt in enumerate(file.prompts):
             for label in prompt.targets:
@@ -123,15 +120,11 @@ def on_target(prompt: ShiftPrompt, task: ShiftTask) -> bool:
 
 def _read(path: Path) -> _File:
     try:
-        values = yaml.load(path.read_text("utf-8"), _Loader)
+        values = parse_yaml(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise BadConfig(f"{path}: no such experiment file; name a YAML file or a packaged experiment.") from error
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror}; name a YAML file that can be read.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise BadConfig(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'bad text'}).") from error
     if not isinstance(values, dict):
         raise BadConfig(f"{path}: expected a mapping with `experiment`, `prompts` and `task_sets`; write it so.")
     try:

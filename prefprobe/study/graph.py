@@ -5,7 +5,6 @@ This is the only place that knows the graph. The local runner walks it and the A
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from prefprobe.settings import Config, ModelSettings
@@ -74,9 +73,9 @@ def features_of(config: Config) -> dict[str, str]:
     return named
 
 
-def pin_of(features: str, role: str) -> str | None:
-    """The name of the pin that features of a role come from; None for random ones, which come from nothing."""
-    return {"model": "model", "untrained": "model", "base": "base", "encoder": f"encoder.{features}"}.get(role)
+def pin_of(features: str, role: str) -> str:
+    """The name of the pin that features of a role come from; "" for random ones, which come from nothing."""
+    return {"model": "model", "untrained": "model", "base": "base", "encoder": f"encoder.{features}"}.get(role, "")
 
 
 def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
@@ -112,7 +111,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     for name, role in features_of(config).items():
         if role in ("model", "base", "untrained"):
             settings = config.base if role == "base" and config.base else config.model
-            params: dict[str, Any] = {"model": _model_params(settings, str(pin_of(name, role)), pins)}
+            params: dict[str, Any] = {"model": _model_params(settings, pin_of(name, role), pins)}
             params |= {"fractions": config.activations.fractions, "part": config.activations.part}
             params |= {"shards": config.activations.shards}
             if role == "untrained":
@@ -123,7 +122,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
             )
         elif role == "encoder":
             sources[name] = (
-                add("embed", name, params={"encoder": pins[f"encoder.{name}"]}, reads=(tasks,), features=name),
+                add("embed", name, params={"encoder": pins[pin_of(name, role)]}, reads=(tasks,), features=name),
             )
         else:
             # as wide as the model's activations, which the first shard tells
@@ -137,7 +136,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         params = {"seed": seed, **config.probes.model_dump(exclude={"permutations"})}
         add("hoo", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
 
-    prompts = {stem: pins[f"experiment.{stem}"] for stem in (Path(name).stem for name in config.shift.experiments)}
+    prompts = {stem: pins[f"experiment.{stem}"] for stem in config.shift.stems}
     prompted = {"experiments": prompts, "baseline": config.shift.baseline, "shards": config.shift.shards}
     shards = range(config.shift.shards)
     measure_params = {
@@ -157,7 +156,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         for k in shards
     ]  # fmt: skip
     for name in config.encoders:
-        params = {"encoder": pins[f"encoder.{name}"], "experiments": prompts, "baseline": config.shift.baseline}
+        params = {"encoder": pins[pin_of(name, "encoder")], "experiments": prompts, "baseline": config.shift.baseline}
         moved.append(add("embed", name, "shift", params=params, features=name, prompted=True))
     probes = tuple(f"probe.{name}" for name in config.encoders)
     add("shift", params={"seed": seed, "comparisons": config.shift.comparisons, **prompted}, reads=(*moved, *probes))

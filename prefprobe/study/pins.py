@@ -4,6 +4,7 @@ from prefprobe.settings import Config
 from prefprobe.shift.prompted import experiment_paths
 from prefprobe.sources import file_digest, source_revision
 from prefprobe.store.objects import ObjectStore
+from prefprobe.study.graph import pin_of
 from prefprobe.tasks.pool import source_path
 
 
@@ -16,7 +17,8 @@ def pin_sources(config: Config, objects: ObjectStore) -> dict[str, str]:
         pins["base"] = source_revision(config.base.source, config.base.revision)
         if config.base.adapter:
             pins["base.adapter"] = source_revision(config.base.adapter)
-    pins |= {f"encoder.{name}": source_revision(source) for name, source in config.encoders.items()}
+    pins |= {pin_of(name, "encoder"): source_revision(source) for name, source in config.encoders.items()}
     pins |= {f"tasks.{i}": file_digest(source_path(s, objects)) for i, s in enumerate(config.tasks.sources)}
-    pins |= {f"experiment.{p.stem}": file_digest(p) for p in experiment_paths(config.shift.experiments, objects)}
+    experiments = zip(config.shift.stems, experiment_paths(config.shift.experiments, objects), strict=True)
+    pins |= {f"experiment.{stem}": file_digest(path) for stem, path in experiments}
     return dict(sorted(pins.items()))

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prefprobe.numbers import interval, number
 from prefprobe.store.formats import read_json
 from prefprobe.study.run import Run
 
@@ -17,11 +18,13 @@ def show_summary(run: Run, seconds: float) -> None:
     table = Table("claim", "this run", "95 %", "published", "verdict", box=None, pad_edge=False)
     for claim in verdict["claims"]:
         published = next(iter((claim["published"] or {}).values()), None)
-        interval = f"[{_number(claim['low'])}, {_number(claim['high'])}]" if claim["low"] is not None else ""
-        table.add_row(claim["id"], _number(claim["value"]), interval, _number(published), claim["verdict"])
+        shown = (_number(claim["value"]), interval(claim["low"], claim["high"]), _number(published))
+        table.add_row(claim["id"], *shown, claim["verdict"])
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"done in {seconds:.1f} s; report: {run.objects.describe(f'{report}/index.html')}", soft_wrap=True)
+    console.print(
+        f"done in {number(seconds, 1)} s; report: {run.objects.describe(f'{report}/index.html')}", soft_wrap=True
+    )
 
 
 def show_status(run: Run) -> None:
@@ -30,7 +33,7 @@ def show_status(run: Run) -> None:
     states = {node.id: run.state(node) for node in run.nodes.values()}
     for name, s in states.items():
         state = f"{s.parts} parts" if s.state == "part" else {"waiting": "waits for an input"}.get(s.state, s.state)
-        table.add_row(name, state, (s.key or "")[:12], "" if s.seconds is None else f"{s.seconds:.1f}")
+        table.add_row(name, state, (s.key or "")[:12], _number(s.seconds, 1))
     console = Console(highlight=False)
     console.print(table)
     console.print(f"{sum(s.state == 'done' for s in states.values())} of {len(states)} steps are done", soft_wrap=True)
@@ -61,5 +64,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    """Nothing where there is no value, in a table that is looked at once."""
+    return "" if value is None else number(value, digits)

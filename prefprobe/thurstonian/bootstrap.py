@@ -17,7 +17,7 @@ from prefprobe.thurstonian.observations import Floats
 def bootstrap_mu(comparisons: Comparisons, utilities: Utilities, *, samples: int, seed: int) -> Floats:
     """(samples, n) mu of each resample, fitted at the defaults from a warm start at `utilities`; NaN where it lost a task.
 
-    The gauge is mean 0 in every connected component of the resample, as in `fit`, so an unknown offset between
+    The gauge is mean 0 in every connected component of the resample, as in `fit_utilities`, so an unknown offset between
     components does not show. Row k depends on `seed` and k alone. Raises BadConfig for fewer than 2 samples.
     """
     if samples < 2:

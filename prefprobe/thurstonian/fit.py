@@ -76,7 +76,7 @@ class Utilities:
         return np.asarray(found.to_numpy(), dtype=np.int64)
 
 
-def fit(
+def fit_utilities(
     comparisons: Comparisons,
     *,
     prior_sd: float = PRIOR_SD,
@@ -141,7 +141,7 @@ def fit(
 
 
 def fit_mu(comparisons: Comparisons, *, start: tuple[npt.ArrayLike, npt.ArrayLike] | None = None) -> Floats:
-    """(n,) mu of `fit` at its defaults, without what a repeated fit has no use for: standard errors, report, last digits.
+    """(n,) mu of `fit_utilities` at its defaults, without standard errors, report and last digits, of no use to a repeated fit.
 
     It stops at a gradient of TOLERANCE. At 10,000 tasks that halves the time and moves a mu by at most 0.02.
     """
@@ -172,7 +172,7 @@ def to_table(utilities: Utilities) -> pa.Table:
 def posterior_of(
     comparisons: Comparisons, prior_sd: float = PRIOR_SD, log_sigma_penalty: float = LOG_SIGMA_PENALTY
 ) -> Posterior:
-    """What `fit` minimises, with its defaults. Raises BadConfig if there are no tasks."""
+    """What `fit_utilities` minimises, with its defaults. Raises BadConfig if there are no tasks."""
     if not comparisons.task_ids:
         raise BadConfig("There are no tasks to fit; check that the choices of this run were read.")
     losses = comparisons.count - comparisons.wins

@@ -13,7 +13,7 @@ from prefprobe.errors import BadConfig
 from prefprobe.store.formats import json_bytes, parquet_bytes
 from prefprobe.thurstonian.bootstrap import bootstrap_errors
 from prefprobe.thurstonian.choice_files import Choices, read_choices
-from prefprobe.thurstonian.fit import TOLERANCE, Comparisons, FitReport, Utilities, fit
+from prefprobe.thurstonian.fit import TOLERANCE, Comparisons, FitReport, Utilities, fit_utilities
 from prefprobe.thurstonian.published import published_objective
 from prefprobe.thurstonian.reliability import split_half
 
@@ -34,7 +34,7 @@ def fit_choices(path: Path, out: Path, *, compat: bool, resamples: int) -> str:
         raise BadConfig(f"--bootstrap is {resamples}, expected 0 or at least {_LEAST_RESAMPLES}; ask for 200, say.")
     choices = read_choices(path)
     comparisons = choices.comparisons(refusals_lose=compat)
-    utilities = fit(comparisons, compat=compat)
+    utilities = fit_utilities(comparisons, compat=compat)
     columns: dict[str, Any] = {
         "task_id": pa.array(utilities.task_ids, pa.string()),
         "mu": utilities.mu,

@@ -165,6 +165,38 @@ def test_an_adapter_is_merged_at_load(model: LoadedModel, tmp_path: Path) -> Non
     assert torch.linalg.matrix_rank(delta) == 2
 
 
+def test_a_hub_adapter_is_loaded_at_the_commit_that_was_pinned(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub on which `main` has moved on since: both commits hold an adapter, and they differ."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from prefprobe.sources import cache_root
+
+    pinned, newer = "a" * 40, "b" * 40
+    revision = source_revision(SMOLLM2)
+    weights = {}
+    for commit in (pinned, newer):
+        torch.manual_seed(int(commit[0], 16))
+        base = AutoModelForCausalLM.from_pretrained(cache_root() / "models" / revision)
+        tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        tuned.save_pretrained(tmp_path / commit)
+        weights[commit] = tuned.merge_and_unload().model.layers[0].self_attn.q_proj.weight
+
+    def snapshot_download(source: str, *, revision: str, allow_patterns: list[str]) -> str:
+        downloads.append((source, revision))
+        return str(tmp_path / {"main": newer}.get(revision, revision))
+
+    downloads: list[tuple[str, str]] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    merged = load_model(SMOLLM2, adapter="lab/adapter", adapter_revision=pinned)
+    assert downloads == [("lab/adapter", pinned)]
+    got = merged.backbone.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(got, weights[pinned].detach())
+    assert not torch.allclose(got, weights[newer])
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BadConfig, match=r"holds no \*\.safetensors weights"):

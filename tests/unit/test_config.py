@@ -1,5 +1,6 @@
 """Presets: every value is checked, and every error names the file and the key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,10 @@ def test_what_a_run_saves_is_a_preset_again(tmp_path: Path) -> None:
         ("tasks.n_train=many", r"`tasks\.n_train`: input should be a valid integer"),
         ("model.dtype=float8", r"`model\.dtype`: input should be 'float32'"),
         ("train.batch", "expected KEY=VALUE"),
+        ("train.batch=[", r"^--set train\.batch=\[ line 1: not valid YAML"),
+        ("encoders={m: a, m: b}", r"^--set encoders=\S+ a, m: b\} line 1: not valid YAML \(the key 'm' stands twice\)"),
+        ("name=2024-13-40", r"^--set name=2024-13-40: not valid YAML \(bad text or value\)"),
+        ("choices.temperature=.inf", r"`choices\.temperature`: input should be a finite number"),
     ],
 )
 def test_wrong_keys_and_values_are_named(override: str, expected: str) -> None:
@@ -58,11 +63,77 @@ def test_wrong_keys_and_values_are_named(override: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("a: [", "line 1: not valid YAML"), ("- a", "expected a mapping"), (None, "no such preset")]
+    ("text", "expected"),
+    [
+        (b"a: [", r"p\.yaml line 1: not valid YAML"),
+        (b"- a", "expected a mapping"),
+        (None, "no such preset"),
+        (b"name: \xe9", r"p\.yaml: not valid YAML \(bad text or value\)"),
+        (b"name: small\nseed: 1\nseed: 2\n", r"p\.yaml line 3: not valid YAML \(the key 'seed' stands twice\)"),
+        (b"train: {batch: 1,\n  'batch': 2}\n", r"p\.yaml line 2: not valid YAML \(the key 'batch' stands twice\)"),
+    ],
 )
-def test_files_that_are_no_preset(tmp_path: Path, text: str | None, expected: str) -> None:
+def test_files_that_are_no_preset(tmp_path: Path, text: bytes | None, expected: str) -> None:
     path = tmp_path / "p.yaml"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text)
     with pytest.raises(BadConfig, match=expected):
         load_config(path)
+    if text is not None and b"\xe9" not in text:  # as `start` hands it on in a cluster
+        with pytest.raises(BadConfig, match=expected):
+            load_config(path, text=text.decode())
+
+
+def test_a_folder_is_no_preset(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"cannot be read \(Is a directory\); name a YAML file"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["PREFPROBE_TRAIN", "PREFPROBE_ACTIVATIONS__FRACTIONS"])
+def test_an_environment_that_is_no_json(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "[1,")
+    with pytest.raises(BadConfig, match=rf"name begins with {name.split('__')[0]} is not valid JSON.*; correct it"):
+        load_config(DEMO)
+
+
+@pytest.mark.parametrize("name", ["minilm", "MiniLM-L6_v2", "0", "shift"])
+def test_encoders_that_can_be_told_apart(name: str) -> None:
+    config = load_config(DEMO, [f"encoders={{'{name}': some/where}}"])
+    assert config.model_dump()["encoders"][name] == "some/where"
+
+
+@pytest.mark.parametrize("name", ["model", "base", "untrained", "random", "shuffled"])
+def test_an_encoder_takes_no_other_role(name: str) -> None:
+    with pytest.raises(BadConfig, match=rf"demo\.yaml: `encoders`: '{name}' is what other features are called; give"):
+        load_config(DEMO, [f"encoders.{name}=some/where"])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a.b", "minilm.shift", "a b", "a/b", "a\tb", "a\nb", "-a", "a:b", "{{a}}", "é", ".."]
+)
+def test_an_encoders_name_is_fit_for_steps_and_files(name: str) -> None:
+    with pytest.raises(BadConfig, match=r"`encoders`: '.*' cannot be part of the names of steps and files; name the"):
+        load_config(DEMO, [f"encoders={json.dumps({name: 'some/where'})}"])
+
+
+@pytest.mark.parametrize(
+    ("experiments", "expected"),
+    [
+        (["a/x.yaml", "b/x.yaml"], r"a/x\.yaml and b/x\.yaml are both called x, .*; rename one file"),
+        (["x.yaml", "store:in/x.yml"], "both called x"),
+        (["category", "./category.yaml"], "both called category"),
+        (["category", "category"], "both called category"),
+        (["store:"], "'store:' names no file"),
+        ([""], "'' names no file"),
+    ],
+)
+def test_experiments_are_told_apart_by_the_names_of_their_files(experiments: list[str], expected: str) -> None:
+    with pytest.raises(BadConfig, match=rf"`shift\.experiments`: {expected}|`shift\.experiments`: .* are {expected}"):
+        load_config(DEMO, [f"shift.experiments={json.dumps(experiments)}"])
+
+
+def test_what_experiments_are_called() -> None:
+    given = ["category", "my.tastes.yaml", "/a/b c.yml", "store:x.yaml", "store:in/y.yaml"]
+    assert load_config(DEMO, [f"shift.experiments={json.dumps(given)}"]).shift.stems == [
+        "category", "my.tastes", "b c", "x", "y",
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from prefprobe.findings import published
-from prefprobe.numbers import number, penalty, shortened
+from prefprobe.numbers import count, number, shortened, significant
 from prefprobe.report import rows as rows_of
 from prefprobe.report.figures.axes import HOLLOW, ON_PAPER, beside, bounds, evenly, frame, gap, key, plain, sheet, zero
 from prefprobe.report.figures.svg import (
@@ -124,13 +124,13 @@ def alphas(rows: rows_of.Rows) -> Figure:
             if chosen:
                 axes.plot([chosen["alpha"]], [chosen["r_select"]], "o", color=colour, markersize=8, zorder=5)
         head = next((row for row in of if row["selected_layer"] and row["chosen"]), None)
-        said = f": block {head['layer']}, α = {penalty(head['alpha'])}" if head else ""
+        said = f": block {head['layer']}, α = {significant(head['alpha'])}" if head else ""
         name = "topic means removed" if target == "demeaned" else target
         paper.text(36, 18 + 180 * index, f"{name}{said}", color=colour, weight="bold", va="center_baseline")
         axes.set(xscale="log", xlim=(values[0] / 1.5, values[-1] * 1.5), ylim=(low - 0.02, max(high, 0.2) + 0.02))
         axes.minorticks_off()
         axes.set_xticks([a for a in values if np.isclose(np.log10(a) % 1, 0) or np.isclose(np.log10(a) % 1, 1)])
-        axes.set_xticklabels([f"{a:,.10g}" for a in axes.get_xticks()] if index else [])
+        axes.set_xticklabels([significant(a) for a in axes.get_xticks()] if index else [])
         axes.yaxis.set_major_locator(MultipleLocator(0.2))
         plain(axes, "y", baseline=False)
         zero(axes)
@@ -182,7 +182,7 @@ def folds(rows: rows_of.Rows, roles: dict[str, str], labels: dict[str, str]) -> 
         y = 40 + pitch * (i + 0.5)
         n = counts.get(topic, sum(topic in held_out.split(" + ") for held_out in counts))
         paper.text(left - 12, y, short, ha="right", va="center_baseline")
-        paper.text(WIDTH, y, f"{n:,}", color=MUTED, ha="right", va="center_baseline")
+        paper.text(WIDTH, y, count(n), color=MUTED, ha="right", va="center_baseline")
         if model[topic] is None:
             paper.text(left + 8, y, "not estimable", color=MUTED, va="center_baseline")
     return figure

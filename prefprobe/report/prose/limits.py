@@ -6,7 +6,7 @@ import numpy as np
 
 from prefprobe.findings import published
 from prefprobe.findings.results import Results
-from prefprobe.numbers import by_set, interval, listed, number, percent
+from prefprobe.numbers import by_set, count, interval, listed, number, percent
 from prefprobe.report.prose.limits_answers import answers
 
 LOW_MASS = 0.9
@@ -41,8 +41,8 @@ def _size(results: Results) -> list[str]:
             wide = number(r["high"] - r["low"], 2)
             width = f" The interval of the main result, {interval(r['low'], r['high'])}, is {wide} wide."
         said.append(
-            f"Data: {tasks['n_train']:,} train and {tasks['n_eval']:,} eval tasks; the published study had "
-            f"{published.TASKS['train']:,} and {published.TASKS['eval']:,}.{width}"
+            f"Data: {count(tasks['n_train'])} train and {count(tasks['n_eval'])} eval tasks; the published study had "
+            f"{count(published.TASKS['train'])} and {count(published.TASKS['eval'])}.{width}"
         )
     return said
 

@@ -1,7 +1,7 @@
 """The method, a sentence or two for each part of it, every number taken from the configuration and the results."""
 
 from prefprobe.findings.results import Results
-from prefprobe.numbers import listed
+from prefprobe.numbers import count, listed
 from prefprobe.report.prose.method_answers import answered, asked
 
 
@@ -18,13 +18,13 @@ def _choices(results: Results) -> list[str]:
     sampled = measured["engine"].startswith("sampled")
     errors = "" if sampled else ", scaled to how much exact probabilities scatter about the fit"
     return [
-        f"{tasks['n_train']:,} train and {tasks['n_eval']:,} eval tasks in {topics} topics were frozen before "
+        f"{count(tasks['n_train'])} train and {count(tasks['n_eval'])} eval tasks in {topics} topics were frozen before "
         "anything was measured; the sets share no task.",
         f"One choice shows two tasks under the labels {labels} and asks which the model would rather do; "
         f"{answered(results)}, at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
         *asked(results),
-        f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {train['batch']:,} "
-        f"(train) and {eval_['batch']:,} (eval) among tasks close in utility and little compared, for at most "
+        f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {count(train['batch'])} "
+        f"(train) and {count(eval_['batch'])} (eval) among tasks close in utility and little compared, for at most "
         f"{train['max_rounds']} (train) and {eval_['max_rounds']} (eval) rounds.",
         "Utilities are maximum a posteriori estimates of Thurstone’s model, U ~ N(μ, σ²) for each task, with a weak "
         f"prior on μ; standard errors are Laplace’s{errors}, and the unit of μ is a typical σ.",
@@ -45,11 +45,11 @@ def _probes(results: Results) -> list[str]:
     controls += ["an untrained copy of the network"] if results.features("untrained") else []
     controls += ["random vectors of the same width"] if results.features("random") else []
     return [
-        f"A probe reads the residual stream (width {card['d']:,}) at the last token of the rendered prompt, after "
+        f"A probe reads the residual stream (width {count(card['d'])}) at the last token of the rendered prompt, after "
         f"blocks {listed([str(layer) for layer in probe['layers']])} of {card['n_layers']} (counted from 0).",
         f"It is a ridge regression of μ on standardised activations of the train tasks; α (of {len(probe['alphas'])} "
-        f"values) and block are those with the highest Pearson r on one half of eval ({probe['n_select']:,} tasks), "
-        f"and every result is of the other half ({probe['n_final']:,} tasks).",
+        f"values) and block are those with the highest Pearson r on one half of eval ({count(probe['n_select'])} tasks), "
+        f"and every result is of the other half ({count(probe['n_final'])} tasks).",
         f"“Topic means removed” predicts what is left of μ after {means}.",
         f"For held-out topics, {held} left out of training at a time, and r is that within what was left out; {tuned}.",
         f"Controls are {listed(controls)}, put through the same selection; intervals are 95 % percentile bootstraps "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import struct
@@ -31,7 +32,7 @@ from prefprobe.config import load_config
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.model import model_facts, width
 from prefprobe.plan.needs import ANSWER_TOKENS, CHOICE_BYTES, rounds
-from prefprobe.plan.table import WIDTH, count, dollars, size
+from prefprobe.plan.table import WIDTH
 from prefprobe.settings import ActiveLearningSettings, ModelSettings
 from prefprobe.shift.prompted import prompted_tasks
 from prefprobe.store.formats import npz_bytes, parquet_bytes
@@ -116,10 +117,19 @@ def folder(path: Path, words: Sequence[str] = ("<turn>", "user", "model", "syste
     (path / "chat_template.jinja").write_text(TEMPLATE)
     (path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 10, "hidden_size": 16}}))
     for k in range(2):
-        tensor = {"dtype": "BF16", "shape": [50, 10], "data_offsets": [0, 1000]}
-        header = json.dumps({f"w{k}": tensor, "__metadata__": {"format": "pt"}}).encode()
-        (path / f"model-{k}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(1000))
+        write_weights(path / f"model-{k}.safetensors", "BF16", {f"w{k}": [50, 10]}, 1000)
     return path
+
+
+def write_weights(path: Path, kind: str, shapes: dict[str, list[int]], size: int) -> None:
+    """A safetensors file of tensors that are all 0, `size` bytes of them."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    each, end = size // sum(map(math.prod, shapes.values())), 0
+    for name, shape in shapes.items():
+        begin, end = end, end + each * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    data = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(data)) + data + bytes(size))
 
 
 def text_of(data: bytes | str) -> bytes:
@@ -299,6 +309,34 @@ def test_lengths_are_those_of_the_models_own_tokenizer_and_template(
     assert model_facts(ModelSettings(source=str(model))).parameters is None  # not all of its weights are here
 
 
+@pytest.mark.parametrize("kind", ["F32", "BF16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL", "I64"])
+def test_weights_of_every_type_are_counted(tmp_path: Path, kind: str) -> None:
+    size = {"F32": 4, "BF16": 2, "I64": 8}.get(kind, 1)
+    write_weights(tmp_path / "a.safetensors", kind, {"w": [3, 4], "scalar": [], "none": [0, 7]}, 13 * size)
+    assert model_facts(ModelSettings(source=str(tmp_path))).parameters == 13
+
+
+def test_weights_that_are_cut_are_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_weights(path, "F32", {"w": [3, 4]}, 48)
+    whole = path.read_bytes()
+    for broken in (
+        b"",
+        whole[:7],
+        whole[:20],
+        whole[:-1],
+        whole + b"x",
+        b"\xff" * 8 + whole[8:],
+        whole[:8] + b"[" + whole[9:],
+    ):
+        path.write_bytes(broken)
+        facts = model_facts(ModelSettings(source=str(tmp_path)))
+        assert (facts.parameters, facts.weights) == (None, None)
+    path.unlink()
+    path.mkdir()
+    assert model_facts(ModelSettings(source=str(tmp_path))).parameters is None
+
+
 def test_a_template_that_refuses_system_turns_gets_them_in_the_users(tmp_path: Path) -> None:
     model = folder(tmp_path / "m")
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
@@ -317,11 +355,10 @@ def test_a_gguf_file_is_read_without_its_weights(tmp_path: Path) -> None:
     assert model_facts(ModelSettings(source=str(gguf(tmp_path / "s.gguf", "llama")))).lengths.tokenizer is None
     converted = tmp_path / "cache" / "models" / hashlib.sha256((tmp_path / "m.gguf").read_bytes()).hexdigest()
     converted.parent.mkdir(parents=True)
-    header = json.dumps({"w": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}}).encode()
     folder(converted)
     for file in converted.glob("*.safetensors"):
         file.unlink()
-    (converted / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(20))
+    write_weights(converted / "model.safetensors", "F32", {"w": [5]}, 20)
     assert model_facts(ModelSettings(source=str(tmp_path / "m.gguf"))).parameters == 5
 
 
@@ -465,12 +502,6 @@ def test_the_table_fits_and_shows_the_numbers(tmp_path: Path, capsys: pytest.Cap
     assert row[6] == str(steps["shift-measure"]["requests"]) == "48"
     row = next(line.split() for line in shown.splitlines() if line.startswith("measure.train"))
     assert row[:7] == ["measure.train", "1", "cpu", "10,000", "30,000", "120,000", "1,200,000"]
-
-
-def test_numbers_in_words() -> None:
-    assert [count(v) for v in (7, 999, 1234, 99_960, 1.5e6, 27e9)] == ["7", "999", "1.2 k", "100 k", "1.5 M", "27.0 B"]
-    assert [size(v) for v in (12, 999_700, 5.4e10)] == ["12 B", "1.0 MB", "54.0 GB"]
-    assert [dollars(v) for v in (0.001, 1234.5)] == ["<$0.01", "$1,234.50"]
 
 
 def test_the_published_study_is_planned_without_torch_and_without_a_network(tmp_path: Path) -> None:

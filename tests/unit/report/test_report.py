@@ -16,7 +16,7 @@ from prefprobe.config import parse_config
 from prefprobe.findings import published, rules
 from prefprobe.findings.results import Results
 from prefprobe.findings.verdict import rounded, verdict
-from prefprobe.numbers import interval, listed, number, p_value, penalty, signed
+from prefprobe.numbers import interval
 from prefprobe.probes.crosstopic import cross_topic
 from prefprobe.probes.heldout import heldout_probe
 from prefprobe.probes.ridge import ALPHAS
@@ -816,12 +816,5 @@ def test_labels_are_spread_apart_in_their_order() -> None:
     assert spread([0.0, 1.0], 0.2) == [0.0, 1.0]
 
 
-def test_numbers_as_shown() -> None:
-    assert [number(x) for x in (0.12345, -0.5, -0.0001, 1234.5, None)] == ["0.123", "−0.500", "0.000", "1,234.500", "–"]
-    assert [signed(x) for x in (0.25, -0.25, 0.0001, None)] == ["+0.250", "−0.250", "0.000", "–"]
-    assert interval(-0.1, 0.25) == "[−0.100, 0.250]"
-    assert interval(None, 0.25) == ""
-    assert [p_value(x) for x in (0.0004, 0.001, None)] == ["<0.001", "0.001", "–"]
-    assert [penalty(x) for x in (0.1, 0.46415888, 21544.3469, 1e5)] == ["0.1", "0.464", "21,500", "100,000"]
-    assert [listed(x) for x in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+def test_the_numbers_of_a_verdict_are_rounded() -> None:
     assert rounded({"x": [0.123456789, -0.0], "n": 3, "flag": True}) == {"x": [0.123457, 0.0], "n": 3, "flag": True}

@@ -69,6 +69,25 @@ def test_one_experiment_for_each_task_set_with_the_prompts_of_its_file(tmp_path)
         pure.prompts[0].text = "You love math."  # type: ignore[misc]
 
 
+def test_names_that_would_share_a_file_in_the_report(tmp_path):
+    def named(name):
+        def change(values):
+            other(values)
+            values["task_sets"] = {name: values["task_sets"]["rest"]}
+
+        return change
+
+    load_experiments([write(tmp_path / "a.yaml"), write(tmp_path / "b.yaml", named("pure 2"))])
+    for name in ("Pure", " pure!"):
+        with pytest.raises(
+            BadConfig, match=rf"b\.yaml: `task_sets\.{name}`: .* those of 'pure' .* shift-pure .*; rename"
+        ):
+            load_experiments([write(tmp_path / "a.yaml"), write(tmp_path / "b.yaml", named(name))])
+    with pytest.raises(BadConfig, match="would both be called shift-x in the report"):
+        load_experiments([write(tmp_path / "a.yaml", lambda v: v.update(task_sets={"猫": v["task_sets"]["pure"],
+                                                                                  "犬": v["task_sets"]["mixed"]}))])  # fmt: skip
+
+
 def test_the_packaged_files_load():
     experiments = load_experiments(builtin_paths())
     assert [p.stem for p in builtin_paths()] == list(BUILTIN)

@@ -8,6 +8,7 @@ from prefprobe.config import load_config
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import STEPS, Node, graph
+from prefprobe.study.pins import pin_sources
 from prefprobe.study.run import Run
 
 PRESETS = Path(__file__).parents[3] / "presets"
@@ -81,6 +82,17 @@ def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() 
 def test_paths_of_a_machine_are_in_no_key_but_the_reports() -> None:
     moved = changed("model.source=/elsewhere/model", "tasks.sources=[demo]")
     assert moved == {"report"}
+
+
+@pytest.mark.parametrize("key", ["tastes.yaml", "in/my.tastes.yaml"])
+def test_an_experiment_in_the_store_is_pinned_under_the_name_that_keys_know_it_by(tmp_path: Path, key: str) -> None:
+    store = ObjectStore.open(str(tmp_path))
+    store.put(key, b"any: bytes\n")
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    sources = [f"{name}={tmp_path}" for name in ("model.source", "encoders.minilm")]
+    config = load_config(PRESETS / "demo.yaml", [*sources, f"shift.experiments=[category, 'store:{key}']"])
+    nodes_ = graph(config, pin_sources(config, store), "r")
+    assert nodes_["shift"].params["experiments"][Path(key).stem] == sha256(b"any: bytes\n")
 
 
 def test_a_whole_id_is_that_node_alone_and_a_part_of_it_all_nodes_below(tmp_path: Path) -> None:

@@ -54,15 +54,29 @@ def test_topic_and_origin_are_optional(tmp_path: Path) -> None:
     assert tasks == [Task("7", "hello", "mine", None)]
 
 
+def test_any_plain_value_is_a_topic_or_an_origin(tmp_path: Path) -> None:
+    """What an empty origin and one of 0 are read as is part of every key that was made of such a file."""
+    values = [("x", "x"), (3, "3"), (2.5, "2.5"), (True, "True"), (0, "0"), ("", None), (None, None), (" ", " ")]
+    rows = [{"id": i, "text": "t", "topic": v, "origin": v} for i, (v, _) in enumerate(values)]
+    tasks = read_tasks([write_jsonl(tmp_path / "mine.jsonl", rows)])
+    assert [t.topic for t in tasks] == [as_read for _, as_read in values]
+    assert [t.origin for t in tasks] == [as_read if v else "mine" for v, as_read in values]
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
         ([ROWS[0], {**ROWS[1], "id": "a"}], r"bad\.jsonl row 2: the id 'a' stands already in bad\.jsonl row 1"),
         ([ROWS[0], {**ROWS[1], "text": " "}], r"bad\.jsonl row 2: `text` is ' '"),
         ([ROWS[0], {**ROWS[1], "text": None}], r"bad\.jsonl row 2: `text` is nothing"),
-        ([{"id": "a", "prompt": "x"}], r"bad\.jsonl row 1: no `text`; .*found id, prompt"),
+        (
+            [{"id": "a", "prompt": "x"}],
+            r"bad\.jsonl row 1: no `text`, found id, prompt; give every task `id` and `text`",
+        ),
         ([{"text": "x"}], r"bad\.jsonl row 1: no `id`"),
         ([{"id": "a", "text": 5}], r"`text` is 5"),
+        ([{"id": "a", "text": "x", "topic": float("nan")}], r"`topic` is nan, expected a text"),
+        ([{"id": "a", "text": "x", "origin": ["o"]}], r"`origin` is \['o'\], expected a text"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, rows: list[dict[str, object]], expected: str) -> None:

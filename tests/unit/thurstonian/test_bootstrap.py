@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from prefprobe.errors import BadConfig
 from prefprobe.thurstonian.bootstrap import bootstrap_errors, bootstrap_mu
-from prefprobe.thurstonian.fit import Comparisons, fit, fit_mu
+from prefprobe.thurstonian.fit import Comparisons, fit_mu, fit_utilities
 
 
 def dense(n: int, samples: int, seed: int) -> tuple[np.ndarray, Comparisons]:
@@ -26,7 +26,7 @@ def test_errors_are_those_of_laplace_where_the_model_holds() -> None:
     ratios, inside = [], []
     for seed in range(3):
         mu, comparisons = dense(40, 4, seed)
-        utilities = fit(comparisons)
+        utilities = fit_utilities(comparisons)
         errors = bootstrap_errors(comparisons, utilities, samples=40, seed=seed)
         ratios.append(errors / utilities.se)
         inside.append(np.abs(utilities.mu - mu) < 1.96 * errors)
@@ -39,7 +39,7 @@ def test_errors_hold_where_the_answers_of_a_pair_are_no_independent_samples() ->
     mu, once = dense(20, 1, 0)
     i, j, ids, rng = once.i, once.j, once.task_ids, np.random.default_rng(1)
     copied = Comparisons(ids, i, j, 20.0 * once.wins, np.full(len(i), 20.0))
-    utilities = fit(copied)
+    utilities = fit_utilities(copied)
     errors = bootstrap_errors(copied, utilities, samples=40, seed=0)
     p = norm.cdf((mu[i] - mu[j]) / np.sqrt(2.0))
     spread = np.std([fit_mu(replace(copied, wins=20.0 * rng.binomial(1, p))) for _ in range(40)], axis=0, ddof=1)
@@ -49,7 +49,7 @@ def test_errors_hold_where_the_answers_of_a_pair_are_no_independent_samples() ->
 
 def test_a_resample_is_fixed_by_seed_and_number() -> None:
     _, comparisons = dense(12, 3, 0)
-    utilities = fit(comparisons)
+    utilities = fit_utilities(comparisons)
     first = bootstrap_mu(comparisons, utilities, samples=4, seed=1)
     np.testing.assert_array_equal(bootstrap_mu(comparisons, utilities, samples=3, seed=1), first[:3])
     assert not np.array_equal(bootstrap_mu(comparisons, utilities, samples=4, seed=2), first)
@@ -59,7 +59,7 @@ def test_a_resample_is_fixed_by_seed_and_number() -> None:
 def test_whole_pairs_are_drawn() -> None:
     # With one pair every resample is the data; its observations are never torn apart.
     single = Comparisons.from_choices(["a"], ["b"], [0.7], [10.0])
-    utilities = fit(single)
+    utilities = fit_utilities(single)
     mu = bootstrap_mu(single, utilities, samples=5, seed=0)
     np.testing.assert_allclose(mu, np.tile(utilities.mu, (5, 1)), atol=1e-3)
 
@@ -67,7 +67,7 @@ def test_whole_pairs_are_drawn() -> None:
 def test_tasks_that_resamples_lose_are_left_out_of_them() -> None:
     ids = [f"t{k}" for k in range(10)]
     chain = Comparisons.from_choices(ids[:-1], ids[1:], [0.8] * 9, [5.0] * 9, ["never"])
-    utilities = fit(chain)
+    utilities = fit_utilities(chain)
     mu = bootstrap_mu(chain, utilities, samples=60, seed=0)
     lost = np.isnan(mu)
     # Nine draws miss the one pair of an end with probability (8/9)^9 = 0.35.

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from prefprobe.errors import BadConfig
 from prefprobe.thurstonian import laplace
-from prefprobe.thurstonian.fit import Comparisons, Utilities, fit, fit_mu, predict, to_table
+from prefprobe.thurstonian.fit import Comparisons, Utilities, fit_mu, fit_utilities, predict, to_table
 from prefprobe.thurstonian.likelihood import Point, Posterior
 
 
@@ -179,7 +179,7 @@ def test_tails_keep_their_digits() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_fit_finds_the_minimum_that_brute_force_finds(seed: int) -> None:
     _, _, comparisons = simulate(5, 8, 3, seed)
-    utilities = fit(comparisons, prior_sd=4.0, log_sigma_penalty=0.8)
+    utilities = fit_utilities(comparisons, prior_sd=4.0, log_sigma_penalty=0.8)
     theta = np.concatenate([utilities.mu, np.log(utilities.sigma)])
     brute = minimize(literal_objective, np.zeros(10), (comparisons, 4.0, 0.8), tol=1e-9, options={"gtol": 1e-6})
     assert utilities.report.objective == pytest.approx(brute.fun, abs=1e-6)
@@ -190,7 +190,7 @@ def test_fit_finds_the_minimum_that_brute_force_finds(seed: int) -> None:
 
 def test_planted_utilities_are_recovered() -> None:
     mu, log_sigma, comparisons = simulate(120, 2500, 60, 0)
-    utilities = fit(comparisons)
+    utilities = fit_utilities(comparisons)
     assert np.corrcoef(utilities.mu, mu)[0, 1] > 0.995
     assert np.corrcoef(np.log(utilities.sigma), log_sigma)[0, 1] > 0.9
     assert np.polyfit(mu, utilities.mu, 1)[0] == pytest.approx(1.0, abs=0.05)
@@ -201,7 +201,7 @@ def test_exact_probabilities_give_back_the_utilities_they_came_from() -> None:
     i, j = comparisons.i, comparisons.j
     p = norm.cdf((mu[i] - mu[j]) / np.hypot(np.exp(log_sigma[i]), np.exp(log_sigma[j])))
     exact = Comparisons(comparisons.task_ids, i, j, 1e5 * p, np.full(len(p), 1e5))
-    utilities = fit(exact)
+    utilities = fit_utilities(exact)
     # The penalty still fixes the common scale, which choices do not determine.
     scale = np.exp(np.mean(np.log(utilities.sigma) - log_sigma))
     np.testing.assert_allclose(utilities.mu, scale * mu, atol=0.02)
@@ -212,14 +212,14 @@ def test_intervals_cover_the_truth() -> None:
     inside: list[np.ndarray] = []
     for seed in range(12):
         mu, _, comparisons = simulate(100, 900, 6, seed)
-        utilities = fit(comparisons)
+        utilities = fit_utilities(comparisons)
         inside.append(np.abs(utilities.mu - mu) < 1.96 * utilities.se)
     assert 0.93 < np.mean(inside) < 0.97
 
 
 def test_standard_errors_are_those_of_the_inverted_information() -> None:
     _, _, comparisons = simulate(25, 60, 4, 0)
-    utilities = fit(comparisons, prior_sd=3.0)
+    utilities = fit_utilities(comparisons, prior_sd=3.0)
     point = point_of(comparisons, utilities, 3.0)
     columns = [point.scoring_product(unit.reshape(2, 25)).ravel() for unit in np.eye(50)]
     inverse = np.linalg.inv(np.stack(columns))[:25, :25]
@@ -229,7 +229,7 @@ def test_standard_errors_are_those_of_the_inverted_information() -> None:
 
 def test_a_prior_as_wide_as_you_like_costs_no_digits_of_the_standard_errors() -> None:
     _, _, comparisons = simulate(25, 60, 4, 0)
-    wide, wider = fit(comparisons, prior_sd=1e5), fit(comparisons, prior_sd=1e7)
+    wide, wider = fit_utilities(comparisons, prior_sd=1e5), fit_utilities(comparisons, prior_sd=1e7)
     np.testing.assert_allclose(wide.se, wider.se, rtol=1e-6)
 
 
@@ -238,7 +238,7 @@ def test_standard_errors_by_messages_are_exact_on_a_tree() -> None:
     n = 40
     parent = np.array([rng.integers(k) for k in range(1, n)])
     tree = Comparisons(tuple(names(n)), parent, np.arange(1, n), rng.uniform(0, 3, n - 1), np.full(n - 1, 3.0))
-    point = point_of(tree, fit(tree, prior_sd=2.0), 2.0)
+    point = point_of(tree, fit_utilities(tree, prior_sd=2.0), 2.0)
     exact, messages = laplace.standard_errors(point), laplace.standard_errors(point, exact_tasks=5)
     # On a tree the messages know the common shift of all tasks, variance prior_sd^2 / n, that cycles hide from them.
     np.testing.assert_allclose(messages**2 - 2.0**2 / n, exact**2, rtol=1e-4)
@@ -246,7 +246,7 @@ def test_standard_errors_by_messages_are_exact_on_a_tree() -> None:
 
 def test_standard_errors_by_messages_are_close_on_a_graph() -> None:
     _, _, comparisons = simulate(400, 2000, 4, 0)
-    point = point_of(comparisons, fit(comparisons))
+    point = point_of(comparisons, fit_utilities(comparisons))
     ratio = laplace.standard_errors(point, exact_tasks=100) / laplace.standard_errors(point)
     assert np.abs(np.median(ratio) - 1.0) < 0.01
     assert ratio.min() > 0.93
@@ -273,7 +273,10 @@ def test_rows_in_any_order_give_the_same_bits(seed: int) -> None:
     from_logits = Comparisons.from_logits(ids[a], ids[b], logit)
     again = Comparisons.from_logits(ids[a][order], ids[b][order], logit[order])
     assert from_logits.wins.tobytes() == again.wins.tobytes()
-    first, second = fit(merged), fit(Comparisons.from_choices(ids[a][order], ids[b][order], p[order], count[order]))
+    first, second = (
+        fit_utilities(merged),
+        fit_utilities(Comparisons.from_choices(ids[a][order], ids[b][order], p[order], count[order])),
+    )
     assert first.mu.tobytes() == second.mu.tobytes()
     assert first.se.tobytes() == second.se.tobytes()
 
@@ -288,7 +291,7 @@ def test_names_do_not_matter() -> None:
         comparisons.wins / comparisons.count,
         comparisons.count,
     )
-    before, after = fit(comparisons), fit(renamed)
+    before, after = fit_utilities(comparisons), fit_utilities(renamed)
     np.testing.assert_allclose(after.mu[shuffled], before.mu, atol=1e-6)
     np.testing.assert_allclose(after.sigma[shuffled], before.sigma, atol=1e-6)
     np.testing.assert_allclose(after.se[shuffled], before.se, atol=1e-6)
@@ -297,7 +300,7 @@ def test_names_do_not_matter() -> None:
 def test_swapping_first_and_second_task_changes_nothing() -> None:
     a, b, p = ["x", "y", "z", "x"], ["y", "z", "x", "z"], np.array([1.0, 0.25, 0.5, 0.75])
     np.testing.assert_array_equal(
-        fit(Comparisons.from_choices(a, b, p)).mu, fit(Comparisons.from_choices(b, a, 1.0 - p)).mu
+        fit_utilities(Comparisons.from_choices(a, b, p)).mu, fit_utilities(Comparisons.from_choices(b, a, 1.0 - p)).mu
     )
 
 
@@ -306,7 +309,7 @@ def test_opposite_choices_give_opposite_utilities() -> None:
     opposite = Comparisons(
         comparisons.task_ids, comparisons.i, comparisons.j, comparisons.count - comparisons.wins, comparisons.count
     )
-    before, after = fit(comparisons), fit(opposite)
+    before, after = fit_utilities(comparisons), fit_utilities(opposite)
     np.testing.assert_allclose(after.mu, -before.mu, atol=1e-9)
     np.testing.assert_allclose(after.sigma, before.sigma, atol=1e-9)
     assert after.report.always_win == before.report.always_lose
@@ -319,15 +322,15 @@ def test_soft_counts_equal_repeated_hard_choices() -> None:
         ["b"] * 4 + ["c"] * 4 + ["a"] * 4,
         [1, 1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 0],
     )
-    np.testing.assert_array_equal(fit(soft).mu, fit(hard).mu)
+    np.testing.assert_array_equal(fit_utilities(soft).mu, fit_utilities(hard).mu)
 
 
 def test_a_warm_start_ends_at_the_same_place_sooner() -> None:
     _, _, comparisons = simulate(200, 1500, 4, 0)
-    cold = fit(comparisons)
+    cold = fit_utilities(comparisons)
     rng = np.random.default_rng(0)
     start = cold.mu + 5.0 + 0.05 * rng.normal(size=200), np.log(cold.sigma) + 0.05 * rng.normal(size=200)
-    warm = fit(comparisons, start=start)
+    warm = fit_utilities(comparisons, start=start)
     np.testing.assert_allclose(warm.mu, cold.mu, atol=1e-6)
     np.testing.assert_allclose(warm.se, cold.se, atol=1e-6)
     assert warm.report.iterations < cold.report.iterations
@@ -335,7 +338,7 @@ def test_a_warm_start_ends_at_the_same_place_sooner() -> None:
 
 def test_mu_alone_is_that_of_the_fit_but_for_its_last_digits() -> None:
     _, _, comparisons = simulate(200, 1500, 4, 0)
-    whole = fit(comparisons)
+    whole = fit_utilities(comparisons)
     for start in (None, (whole.mu + 0.01, np.log(whole.sigma))):
         mu = fit_mu(comparisons, start=start)
         np.testing.assert_allclose(mu, whole.mu, atol=0.01)
@@ -348,7 +351,7 @@ def test_mu_alone_is_that_of_the_fit_but_for_its_last_digits() -> None:
 def test_gauge_and_tasks_that_were_never_compared() -> None:
     _, _, alone = simulate(20, 60, 3, 0)
     wider = Comparisons((*alone.task_ids, "x1", "x2"), alone.i, alone.j, alone.wins, alone.count)
-    utilities, without = fit(wider, prior_sd=7.0), fit(alone, prior_sd=7.0)
+    utilities, without = fit_utilities(wider, prior_sd=7.0), fit_utilities(alone, prior_sd=7.0)
     assert abs(utilities.mu.sum()) < 1e-9
     assert utilities.mu[20:].tolist() == [0.0, 0.0]
     assert utilities.sigma[20:].tolist() == [1.0, 1.0]
@@ -361,8 +364,8 @@ def test_gauge_and_tasks_that_were_never_compared() -> None:
 
 def test_components_are_each_centred_and_unsure_of_their_offset() -> None:
     a, b, p = ["a", "b", "a", "x"], ["b", "c", "c", "y"], [0.8, 0.7, 0.9, 0.9]
-    apart = fit(Comparisons.from_choices(a, b, p))
-    joined = fit(Comparisons.from_choices([*a, "c"], [*b, "x"], [*p, 0.5]))
+    apart = fit_utilities(Comparisons.from_choices(a, b, p))
+    joined = fit_utilities(Comparisons.from_choices([*a, "c"], [*b, "x"], [*p, 0.5]))
     assert apart.report.components == 2
     assert joined.report.components == 1
     np.testing.assert_allclose([apart.mu[:3].sum(), apart.mu[3:].sum()], 0.0, atol=1e-9)
@@ -376,7 +379,7 @@ def test_a_task_that_always_wins_stays_finite_and_is_named() -> None:
     a, b = np.triu_indices(6, 1)
     p = np.where(a == 0, 1.0, 0.5)
     p[(a == 0) & (b == 5)] = 0.9995
-    utilities = fit(Comparisons.from_choices(ids[a], ids[b], p, np.full(len(a), 50.0)))
+    utilities = fit_utilities(Comparisons.from_choices(ids[a], ids[b], p, np.full(len(a), 50.0)))
     assert utilities.report.converged
     assert utilities.report.always_win == ("t0000",)
     assert utilities.report.always_lose == ()
@@ -384,13 +387,13 @@ def test_a_task_that_always_wins_stays_finite_and_is_named() -> None:
     assert np.argmax(utilities.mu) == 0
     assert utilities.se[0] == utilities.se.max()
     p[(a == 0) & (b == 5)] = 0.9985
-    assert fit(Comparisons.from_choices(ids[a], ids[b], p)).report.always_win == ()
+    assert fit_utilities(Comparisons.from_choices(ids[a], ids[b], p)).report.always_win == ()
 
 
 def test_a_total_order_converges_and_is_kept() -> None:
     ids = names(30)
     a, b = np.triu_indices(30, 1)
-    utilities = fit(Comparisons.from_choices(ids[a], ids[b], np.ones(len(a)), np.full(len(a), 20.0)))
+    utilities = fit_utilities(Comparisons.from_choices(ids[a], ids[b], np.ones(len(a)), np.full(len(a), 20.0)))
     assert utilities.report.converged
     assert (np.diff(utilities.mu) < 0.0).all()
     assert utilities.report.agreement == 1.0
@@ -399,12 +402,14 @@ def test_a_total_order_converges_and_is_kept() -> None:
 
 
 def test_agreement_is_the_share_of_soft_observations() -> None:
-    report = fit(Comparisons.from_choices(["a", "b", "c"], ["b", "c", "a"], [0.9, 0.8, 0.4], [1.0, 1.0, 2.0])).report
+    report = fit_utilities(
+        Comparisons.from_choices(["a", "b", "c"], ["b", "c", "a"], [0.9, 0.8, 0.4], [1.0, 1.0, 2.0])
+    ).report
     assert report.agreement == pytest.approx((0.9 + 0.8 + 2 * 0.6) / 4)
 
 
 def test_tasks_without_any_choice_can_be_fitted() -> None:
-    utilities = fit(Comparisons.from_choices([], [], [], task_ids=["a", "b"]))
+    utilities = fit_utilities(Comparisons.from_choices([], [], [], task_ids=["a", "b"]))
     assert utilities.mu.tolist() == [0.0, 0.0]
     assert utilities.report.agreement is None
     assert utilities.report.components == 2
@@ -412,7 +417,7 @@ def test_tasks_without_any_choice_can_be_fitted() -> None:
 
 def test_too_few_iterations_are_reported() -> None:
     _, _, comparisons = simulate(20, 60, 3, 0)
-    report = fit(comparisons, max_iterations=1).report
+    report = fit_utilities(comparisons, max_iterations=1).report
     assert report.iterations == 1
     assert not report.converged
     assert report.max_gradient > 1e-2
@@ -421,15 +426,15 @@ def test_too_few_iterations_are_reported() -> None:
 def test_bad_settings_are_refused() -> None:
     _, _, comparisons = simulate(6, 5, 3, 0)
     with pytest.raises(BadConfig, match="prior_sd"):
-        fit(comparisons, prior_sd=0.0)
+        fit_utilities(comparisons, prior_sd=0.0)
     with pytest.raises(BadConfig, match="log_sigma_penalty"):
-        fit(comparisons, log_sigma_penalty=np.nan)
+        fit_utilities(comparisons, log_sigma_penalty=np.nan)
     with pytest.raises(BadConfig, match="start"):
-        fit(comparisons, start=(np.zeros(5), np.zeros(6)))
+        fit_utilities(comparisons, start=(np.zeros(5), np.zeros(6)))
     with pytest.raises(BadConfig, match="start"):
-        fit(comparisons, start=(np.zeros(6), np.full(6, np.nan)))
+        fit_utilities(comparisons, start=(np.zeros(6), np.full(6, np.nan)))
     with pytest.raises(BadConfig, match="no tasks"):
-        fit(Comparisons.from_choices([], [], []))
+        fit_utilities(Comparisons.from_choices([], [], []))
 
 
 # Predictions and the table
@@ -437,7 +442,7 @@ def test_bad_settings_are_refused() -> None:
 
 def test_predictions_follow_the_formula_in_both_directions() -> None:
     _, _, comparisons = simulate(6, 10, 3, 0)
-    utilities = fit(comparisons)
+    utilities = fit_utilities(comparisons)
     a, b = ["t0003", "t0000"], ["t0001", "t0005"]
     literal = [
         norm.cdf((utilities.mu[i] - utilities.mu[j]) / np.sqrt(utilities.sigma[i] ** 2 + utilities.sigma[j] ** 2))
@@ -451,7 +456,7 @@ def test_predictions_follow_the_formula_in_both_directions() -> None:
 
 def test_table_has_the_columns_of_the_contract() -> None:
     _, _, comparisons = simulate(6, 10, 3, 0)
-    utilities = fit(comparisons)
+    utilities = fit_utilities(comparisons)
     table = to_table(utilities)
     assert table.schema == pa.schema(
         {
@@ -498,7 +503,7 @@ def published(comparisons: Comparisons) -> tuple[np.ndarray, np.ndarray, float]:
 def test_compat_is_the_published_procedure(n: int, m: int, repeats: int) -> None:
     _, _, comparisons = simulate(n, m, repeats, 0)
     mu, sigma, loss = published(comparisons)
-    utilities = fit(comparisons, compat=True)
+    utilities = fit_utilities(comparisons, compat=True)
     np.testing.assert_allclose(utilities.mu, mu, atol=1e-5)
     np.testing.assert_allclose(utilities.sigma, sigma, rtol=1e-5)
     assert utilities.report.objective == pytest.approx(loss, rel=1e-8)
@@ -510,7 +515,7 @@ def test_compat_is_the_published_procedure(n: int, m: int, repeats: int) -> None
 
 def test_compat_and_default_agree_on_the_ranking() -> None:
     _, _, comparisons = simulate(100, 900, 6, 0)
-    default, compat = fit(comparisons), fit(comparisons, compat=True)
+    default, compat = fit_utilities(comparisons), fit_utilities(comparisons, compat=True)
     assert np.corrcoef(default.mu, compat.mu)[0, 1] > 0.98
     # Without priors the likelihood can only be higher, for all that the procedure stops early.
     assert compat.report.log_likelihood > default.report.log_likelihood
@@ -529,7 +534,7 @@ def test_standard_errors_of_exact_probabilities_are_what_repetition_gives():
         noise = rng.normal(0, 0.3, len(first))
         gap = truth[first] - truth[second] + noise
         a, b = np.concatenate([first, second]), np.concatenate([second, first])
-        fitted = fit(Comparisons.from_logits(ids[a], ids[b], np.concatenate([gap, -gap]) + 1.7))
+        fitted = fit_utilities(Comparisons.from_logits(ids[a], ids[b], np.concatenate([gap, -gap]) + 1.7))
         mus.append(fitted.mu)
         ses.append(fitted.se)
     ratio = np.mean(ses, axis=0) / np.std(mus, axis=0)
@@ -538,7 +543,7 @@ def test_standard_errors_of_exact_probabilities_are_what_repetition_gives():
 
 
 def test_sampled_choices_have_no_dispersion_and_unmeasured_tasks_keep_the_prior():
-    assert fit(Comparisons.from_choices(["a", "b"], ["b", "c"], [1.0, 0.0])).report.dispersion == 1.0
-    exact = fit(Comparisons.from_logits(["a", "b", "a"], ["b", "c", "c"], [0.1, 0.2, 0.4], task_ids=["z"]))
+    assert fit_utilities(Comparisons.from_choices(["a", "b"], ["b", "c"], [1.0, 0.0])).report.dispersion == 1.0
+    exact = fit_utilities(Comparisons.from_logits(["a", "b", "a"], ["b", "c", "c"], [0.1, 0.2, 0.4], task_ids=["z"]))
     assert exact.se[-1] == 10.0
     assert exact.se[:3].max() < 1.0

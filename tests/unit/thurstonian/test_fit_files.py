@@ -1,4 +1,4 @@
-"""`prefprobe fit`: what goes in, what comes out, and forty files that are refused with one sentence."""
+"""`prefprobe fit`: what goes in, what comes out, and the files that are refused with one sentence."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ import pytest
 
 from prefprobe.cli import main
 from prefprobe.store.formats import read_parquet
-from prefprobe.thurstonian.fit import Comparisons, fit
+from prefprobe.thurstonian.fit import Comparisons, fit_utilities
 from prefprobe.thurstonian.published import published_objective
 
 FILES = ["fit.json", "utilities.csv", "utilities.parquet"]
@@ -53,7 +53,7 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
         r"cannot be read as Par",
     ),
     "CSV named Parquet": ("c.parquet", HEADER + "x,y,a\n", r"cannot be read as Parquet"),
-    "wrong suffix": ("c.txt", HEADER + "x,y,a\n", r"c\.txt: files of choices end in \.parquet, \.jsonl or \.csv"),
+    "wrong suffix": ("c.txt", HEADER + "x,y,a\n", r"c\.txt: files of choices end in \.parquet, \.jsonl, "),
     "no task_b": ("c.csv", "task_a,choice\nx,a\n", r"row 2: no `task_b`, found task_a, choice"),
     "no task_a": ("c.jsonl", jsonl({"task_b": "y", "choice": "a"}), r"row 1: no `task_a`"),
     "no outcome": ("c.parquet", parquet(task_a=["x"], task_b=["y"]), r"row 1: no `choice` or `p_a`"),
@@ -103,11 +103,6 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
     "JSON list": ("c.jsonl", jsonl([ROW]), r"row 1: expected a JSON object"),
     "bad JSON line": ("c.jsonl", jsonl(ROW) + '{"task_a": "x",\n', r"row 2: not valid JSON"),
     "bottomless JSON": ("c.jsonl", "[" * 100_000, r"row 1: not a JSON object of plain values"),
-    "byte-order mark": (
-        "c.csv",
-        b"\xef\xbb\xbf" + HEADER.encode() + b"x,y,a\n",
-        r"row 1: begins with a byte-order mark",
-    ),
     "bad UTF-8": ("c.csv", HEADER.encode() + b"x,y,a\nx,\xe9,a\n", r"row 3: byte 29 is not UTF-8"),
     "row too short": ("c.csv", HEADER + '"x\nx",y,a\nx,y\n', r"row 4: has 2 cells, expected 3"),
     "open quote": ("c.csv", HEADER + 'x,"y,a\n', r"row 2: not valid CSV"),
@@ -188,6 +183,14 @@ def test_three_formats_and_any_order_give_the_same_bytes(options: tuple[str, ...
         assert fitted(write(tmp_path / "shuffled.csv", shuffled), *options) == first
 
 
+@pytest.mark.parametrize("name", ["c.csv", "c.jsonl"])
+def test_a_byte_order_mark_changes_nothing(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / name, ROWS)
+    plain = fitted(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert fitted(path) == plain
+
+
 def test_whole_numbers_are_ids_in_every_format(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"task_a": 1, "task_b": 2, "p_a": 0.75},
@@ -201,7 +204,7 @@ def test_whole_numbers_are_ids_in_every_format(tmp_path: Path) -> None:
 def test_the_tables_are_those_of_the_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = fitted(write(tmp_path / "c.jsonl", ROWS))
     assert "4 tasks" in capsys.readouterr().out
-    expected = fit(
+    expected = fit_utilities(
         Comparisons.from_choices(
             ["ü\u2028x", "b", "b", "12", "12"],
             ["b", "ü\u2028x", '7,"q"', "b", '7,"q"'],

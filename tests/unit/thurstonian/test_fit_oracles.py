@@ -13,7 +13,7 @@ from scipy.stats import norm, spearmanr
 
 from prefprobe.choices.pairs import initial_pairs, select_pairs
 from prefprobe.thurstonian.choice_files import read_choices
-from prefprobe.thurstonian.fit import Comparisons, Utilities, fit, fit_mu, posterior_of
+from prefprobe.thurstonian.fit import Comparisons, Utilities, fit_mu, fit_utilities, posterior_of
 from prefprobe.thurstonian.published import fit_published, published_objective
 
 ALL_SIGMA_1 = 1e6
@@ -64,7 +64,7 @@ def test_utilities_and_errors_are_those_of_expectation_propagation() -> None:
     # choix has P = Phi(theta_i - theta_j) and a prior of precision alpha: theta = mu / sqrt(2) and alpha = 2 / 10^2.
     _, _, comparisons = random_choices(40, 500, 2, 0, log_sigma_sd=0.0)
     theta, covariance = choix.ep_pairwise(40, winners_and_losers(comparisons), 0.02, model="probit")
-    utilities = fit(comparisons, log_sigma_penalty=ALL_SIGMA_1)
+    utilities = fit_utilities(comparisons, log_sigma_penalty=ALL_SIGMA_1)
     np.testing.assert_allclose(utilities.sigma, 1.0, atol=1e-3)
     assert pearson(utilities.mu, theta) > 0.999
     assert np.polyfit(theta, utilities.mu, 1)[0] == pytest.approx(np.sqrt(2.0), rel=0.05)
@@ -77,7 +77,7 @@ def test_the_ranking_is_that_of_bradley_and_terry() -> None:
     _, _, comparisons = random_choices(60, 1200, 5, 1, log_sigma_sd=0.0)
     strength = choix.opt_pairwise(60, winners_and_losers(comparisons), alpha=0.01)
     for penalty, least in ((ALL_SIGMA_1, 0.999), (1.0, 0.99)):
-        mu = fit(comparisons, log_sigma_penalty=penalty).mu
+        mu = fit_utilities(comparisons, log_sigma_penalty=penalty).mu
         assert pearson(mu, strength) > least
         assert spearman(mu, strength) > least
 
@@ -120,7 +120,7 @@ def test_the_published_procedure_with_refusals_as_wins_of_b(tmp_path: Path) -> N
     path.write_text("\n".join(lines))
     comparisons = read_choices(path).comparisons(refusals_lose=True)
     assert comparisons.count.sum() == 120
-    ours, theirs = fit(comparisons, compat=True), by_definition(n, rows, 0.0, 1.0, 1e-8)
+    ours, theirs = fit_utilities(comparisons, compat=True), by_definition(n, rows, 0.0, 1.0, 1e-8)
     assert ours.report.objective == pytest.approx(definition(theirs, rows, 0.0), rel=1e-4)
     assert pearson(ours.mu, theirs[0]) > 0.999
     assert spearman(ours.mu, theirs[0]) > 0.98
@@ -133,7 +133,7 @@ def test_every_fit_is_as_good_in_the_published_form_as_its_own_optimum() -> None
     rows += zip(comparisons.j, comparisons.i, lost, strict=True)
     best = by_definition(10, rows, 1.0, 1e-2, 1e-12)
     least = definition(best, rows, 1.0)
-    default = fit(comparisons)
+    default = fit_utilities(comparisons)
     compat = fit_published(posterior_of(comparisons), 1000, penalty=1.0, gtol=1e-4, ftol=0.0)
     for mu, log_sigma in (np.stack([default.mu, np.log(default.sigma)]), compat[0]):
         value = published_objective(comparisons, mu, log_sigma)
@@ -152,7 +152,7 @@ def test_the_published_procedure_depends_on_the_order_of_tasks_only_by_its_gauge
     renamed = Comparisons.from_choices(
         ids[new[comparisons.i]], ids[new[comparisons.j]], comparisons.wins / comparisons.count, comparisons.count
     )
-    before, after = fit(comparisons, compat=True), fit(renamed, compat=True)
+    before, after = fit_utilities(comparisons, compat=True), fit_utilities(renamed, compat=True)
     # It stops early, where the path still matters, so even its objective is the same only nearly.
     assert after.report.objective == pytest.approx(before.report.objective, rel=1e-2)
     assert pearson(after.mu[new], before.mu) > 0.99
@@ -172,7 +172,7 @@ def test_intervals_cover_what_was_planted(m: int, samples: int) -> None:
     for seed in range(10):
         mu, sigma, comparisons = random_choices(120, m, samples, seed)
         truths.append(mu)
-        fits.append(fit(comparisons))
+        fits.append(fit_utilities(comparisons))
         assert pearson(np.log(fits[-1].sigma), np.log(sigma)) > 0.3
     assert 0.925 < coverage(truths, fits) < 0.975
 
@@ -190,7 +190,7 @@ def test_close_pairs_with_few_samples_stretch_the_scale_and_keep_the_order() -> 
             comparisons = merged(pairs, wins, 3, 200)
             new = select_pairs(fit_mu(comparisons), pairs, 200, rng)
         truths.append(mu - mu.mean())
-        fits.append(fit(comparisons))
+        fits.append(fit_utilities(comparisons))
     slopes = [np.polyfit(mu, u.mu, 1)[0] for mu, u in zip(truths, fits, strict=True)]
     assert np.mean(slopes) > 1.2
     assert coverage(truths, fits) < 0.9
@@ -201,7 +201,7 @@ def test_close_pairs_with_few_samples_stretch_the_scale_and_keep_the_order() -> 
 
 
 def test_a_circle_of_choices_says_that_all_are_equal() -> None:
-    utilities = fit(Comparisons.from_choices(["a", "b", "c"], ["b", "c", "a"], [1.0] * 3, [100.0] * 3))
+    utilities = fit_utilities(Comparisons.from_choices(["a", "b", "c"], ["b", "c", "a"], [1.0] * 3, [100.0] * 3))
     assert utilities.report.converged
     np.testing.assert_allclose(utilities.mu, 0.0, atol=1e-6)
     assert np.ptp(utilities.sigma) < 1e-6
@@ -215,7 +215,7 @@ def test_a_task_that_beats_the_best_and_loses_to_the_worst_has_the_widest_sigma(
     names = np.array([f"t{k:02d}" for k in range(n)])
     p = chance(-0.4 * np.arange(n), np.ones(n), np.stack([i, j], axis=1))
     odd = np.array(["odd"] * n)
-    utilities = fit(
+    utilities = fit_utilities(
         Comparisons.from_choices(
             np.append(names[i], odd),
             np.append(names[j], names),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prefprobe.errors import BadConfig
-from prefprobe.thurstonian.fit import Comparisons, fit
+from prefprobe.thurstonian.fit import Comparisons, fit_utilities
 from prefprobe.thurstonian.reliability import additive_r2, split_half
 
 
@@ -48,7 +48,7 @@ def test_spearman_brown_foretells_what_all_pairs_give() -> None:
             i, j = random_pairs(60, m, rng)
             choice = (rng.random(m) < 1 / (1 + np.exp(-1.7 * (mu[i] - mu[j]) / np.sqrt(2)))).astype(float)
             runs.append(Comparisons.from_choices(names(60)[i], names(60)[j], choice, task_ids=names(60)))
-        return float(np.corrcoef(fit(runs[0]).mu, fit(runs[1]).mu)[0, 1])
+        return float(np.corrcoef(fit_utilities(runs[0]).mu, fit_utilities(runs[1]).mu)[0, 1])
 
     foretold = [split_half(sampled(60, 800, 1.0, 1, seed), seed=seed, splits=3)["spearman_brown"] for seed in range(6)]
     observed = [between_runs(800, seed) for seed in range(6)]
