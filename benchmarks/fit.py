@@ -113,7 +113,7 @@ def main() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"peak memory: {peak / 2**20:.0f} MiB in fit_utilities(), {whole / 2**10:.0f} MiB in this process; load {os.getloadavg()[0]:.1f}"
+        f"peak memory: {peak / 2**20:.0f} MiB in the fit, {whole / 2**10:.0f} MiB in this process; load {os.getloadavg()[0]:.1f}"
     )
 
 

@@ -35,7 +35,10 @@ class NodeState:
 
 
 class Run:
-    """One study in one store."""
+    """One study in one store: its nodes, how far each is, and what it has written.
+
+    `Run.open("store", run_id)` gives one that is there, and `table("measure.train", "utilities.parquet")` a table of it.
+    """
 
     def __init__(self, objects: ObjectStore, run_id: str, config: Config, pins: dict[str, str]) -> None:
         self.objects, self.id, self.config, self.pins = objects, run_id, config, pins
