@@ -1,0 +1,68 @@
+"""The scripts in examples/, run as a reader runs them, on small inputs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefprobe.store.objects import ObjectStore
+from prefprobe.study.run import run_ids
+from tests.fault_server import Behaviour, FaultServer
+from tests.integration.test_run import small_preset
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str, *args: str | int | Path, cwd: Path) -> str:
+    """Its output."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, args)]
+    environment = os.environ | {"OPENAI_API_KEY": "k"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run_here() -> None:
+    written = Path(__file__).read_text("utf-8")
+    assert all(f'"{path.name}"' in written for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.model
+def test_a_probe_of_ones_own_and_its_scores_under_two_system_prompts(tmp_path: Path) -> None:
+    said = example("probe_of_your_own.py", "--tasks", 16, "--out", "mine", cwd=tmp_path)
+    assert "choices between 16 tasks" in said
+    assert "r on 4 tasks that the probe never saw" in said
+    card = json.loads((tmp_path / "mine" / "card.json").read_text())
+    assert card["best"]["raw"]["best_layer"] == 15
+    said = example("two_system_prompts.py", "mine", cwd=tmp_path)
+    assert {line.partition(":")[0] for line in said.splitlines() if "mean shift" in line} == {"math", "travel"}
+    assert said.count("→") == 6
+
+
+def test_choices_over_an_endpoint_rank_tasks_by_what_they_are_worth(tmp_path: Path) -> None:
+    worth = {f"t{i}": i / 2 - 1.5 for i in range(7)}
+    rows = [{"id": id_, "text": f"Task {id_}, u={u:+.2f}"} for id_, u in worth.items()]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FaultServer(Behaviour(lists=True)) as server:
+        args = ("--base-url", server.url, "--model", "planted", "--source", "mine.jsonl", "--tasks", 7)
+        said = example("choices_over_an_endpoint.py", *args, cwd=tmp_path).splitlines()
+    assert said[0].startswith("exact: ")
+    ranked = [line.partition("Task ")[2].partition(",")[0] for line in said[1:]]
+    assert ranked == sorted(worth, key=worth.__getitem__, reverse=True)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_an_experiment_is_added_and_the_store_is_read(tmp_path: Path) -> None:
+    preset = small_preset(tmp_path)
+    said = example("an_experiment.py", preset, "--store", "s", cwd=tmp_path)
+    assert "on target, choices moved by" in said
+    assert set(yaml.safe_load((tmp_path / "tea.yaml").read_text())) == {"experiment", "prompts", "task_sets"}
+    (run,) = run_ids(ObjectStore.open(str(tmp_path / "s")))
+    said = example("read_a_store.py", run, "--store", "s", cwd=tmp_path)
+    assert all(topic in said for topic in ("math", "fiction", "travel", "clerical"))
+    assert "mu_a_less_mu_b" in said
