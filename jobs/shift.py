@@ -33,7 +33,8 @@ def run(job: Job) -> Outputs:
     experiments = load_experiments(experiment_paths(settings.experiments, job.objects))
     behaviour = behavioural_shift(choices, BASELINE, comparisons)
     points = shift_points(experiments, behaviour, scores, BASELINE, encoder_scores)
-    statistics = shift_statistics(points, encoder=encoder, seed=job.config.seed)
+    names = [experiment.name for experiment in experiments]
+    statistics = shift_statistics(points, encoder=encoder, experiments=names, seed=job.config.seed)
     summary = {"baseline": settings.baseline, "n_comparisons": len(comparisons), "experiments": statistics}
     summary["unanswered"] = behaviour.column("dp").null_count
     summary["account"] = functools.reduce(_summed, (job.json(n, "account.json") for n in measured))

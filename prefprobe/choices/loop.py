@@ -128,7 +128,7 @@ def _finished(
         "round": number,
         "new_pairs": len(pairs),
         "new_choices": new.num_rows,
-        "rank_correlation": None if before is None else float(spearmanr(before.mu, utilities.mu).statistic),
+        "rank_correlation": None if before is None else _rank_correlation(before.mu, utilities.mu),
         "split_half": halves["spearman_brown"],
         "reliability": halves,
         "median_se": float(np.median(utilities.se)),
@@ -138,6 +138,13 @@ def _finished(
         "spend": asdict(Spend.of(log.asked[id_] for id_ in new.column("choice_id").to_pylist())),
     }
     return Round(pairs, utilities.mu, np.log(utilities.sigma), diagnostics)
+
+
+def _rank_correlation(before: Floats, after: Floats) -> float | None:
+    """Spearman's, of utilities (n,) after two rounds; None where one of them puts no task before another."""
+    if np.ptp(before) == 0.0 or np.ptp(after) == 0.0:
+        return None
+    return float(spearmanr(before, after).statistic)
 
 
 def _converged(round_: dict[str, Any], settings: ActiveLearningSettings) -> bool:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from prefprobe.findings import published, rules
 from prefprobe.findings.answer import answer
+from prefprobe.findings.constant import constant, sentence, unestimable
 from prefprobe.findings.results import Results
 from prefprobe.findings.rules import Judged
 from prefprobe.probes.metrics import fold_mean_interval, paired_difference
@@ -28,9 +29,12 @@ def verdict(results: Results) -> dict[str, Any]:
 
     Numbers are rounded to six significant digits before they are judged, so that the file's own numbers decide.
     `published` begins with the number to compare `value` with. Nothing is estimated anew but differences between two
-    kinds of features: on the same held-out tasks, or over the same folds.
+    kinds of features: on the same held-out tasks, or over the same folds. Where choices are constant the answer says so
+    first, and no claim that rests on them is estimable.
     """
+    flat = constant(results)
     claims = [*_held_out(results), *_cross_topic(results), *_shifts(results), _reliability(results)]
+    claims = [unestimable(claim, flat, rules.NOT_ESTIMABLE) for claim in claims]
     return {
         "model": results.model_name,
         "published": {"model": published.MODEL, "layer": published.LAYER},
@@ -38,7 +42,7 @@ def verdict(results: Results) -> dict[str, Any]:
         "not_run": _not_run(results),
         "summary": {
             "counts": {name: sum(c["verdict"] == name for c in claims) for name in rules.VERDICTS},
-            "answer": answer(results.model_name, claims),
+            "answer": " ".join(filter(None, [sentence(flat), answer(results.model_name, claims)])),
         },
     }
 

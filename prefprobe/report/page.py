@@ -9,6 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from prefprobe.findings import published, rules
+from prefprobe.findings.constant import constant
 from prefprobe.findings.results import Results
 from prefprobe.numbers import count, interval, listed, number, p_value, shortened, signed, significant, size, slug
 from prefprobe.report import rows as rows_of
@@ -143,6 +144,8 @@ def _features(results: Results, name: str) -> dict[str, Any]:
         "raw": raw,
         "demeaned": demeaned,
         "hoo": hoo,
+        # where nothing could be compared, neither was selected
+        "selected": raw["layers"][str(raw["best_layer"])]["r_select"] is not None,
     }
 
 
@@ -161,7 +164,9 @@ def _experiment(results: Results, name: str, found: dict[str, Any]) -> dict[str,
 
 
 def _examples(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The train tasks with the highest and the lowest utilities."""
+    """The train tasks with the highest and the lowest utilities; none if all are equal."""
+    if "train" in constant(results):
+        return []
     rows = sorted(results.utilities["train"].to_pylist(), key=lambda row: (-row["mu"], row["task_id"]))
     for row in rows:
         row |= {"text": shortened(results.texts[row["task_id"]], _LONGEST), "topic": results.topics[row["task_id"]]}

@@ -34,6 +34,8 @@ class Draws:
         rng = np.random.default_rng([seed, 4])
 
         def counts(n: int) -> Floats:
+            if not n:
+                return np.zeros((bootstrap, 0))
             return rng.multinomial(n, np.full(n, 1 / n), size=bootstrap).astype(np.float64)
 
         def orders(n: int) -> Ints:

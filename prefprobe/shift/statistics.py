@@ -79,10 +79,17 @@ def shift_points(
 
 
 def shift_statistics(
-    points: pa.Table, *, encoder: str | None, seed: int = 0, bootstrap: int = 2000, permutations: int = 2000
+    points: pa.Table,
+    *,
+    encoder: str | None,
+    experiments: Sequence[str] = (),
+    seed: int = 0,
+    bootstrap: int = 2000,
+    permutations: int = 2000,
 ) -> dict[str, Any]:
     """`experiments` of `shift.json`: {name: statistics} of points with the columns of POINTS, in any order.
 
+    `experiments` names those that are described even if no choice has left a point of them.
     Correlations are of dp and ds: `on_target`; `pooled` over all points; `centred`, all points less their prompt's
     mean. Intervals resample whole prompts and whole tasks (`resampling.interval`). p is one-sided (scores follow
     choices) and permutes whole prompts and whole tasks of the full grid, also for the on-target cells
@@ -98,7 +105,7 @@ def shift_statistics(
     _require_finite(points, with_encoder=encoder is not None)
     names = np.array(points.column("experiment").to_pylist(), dtype=np.str_)
     results = {}
-    for name in np.unique(names).tolist():
+    for name in sorted({*names.tolist(), *experiments}):
         grid = _grid(points.filter(pa.array(names == name)))
         draws = Draws.of(grid.there, bootstrap, permutations, seed)
         control = None if encoder is None else {"name": encoder, **_correlations(grid, "ds_encoder", draws)}
@@ -122,7 +129,7 @@ def _grid(points: pa.Table) -> _Grid:
     )
     count = np.zeros((len(prompts), len(tasks)), dtype=np.int64)
     np.add.at(count, (p, t), 1)
-    if count.max() > 1:
+    if count.max(initial=0) > 1:
         i, j = np.argwhere(count > 1)[0]
         raise BadConfig(
             f"shift: task {tasks[j]} under prompt {prompts[i]} is two points; join choices and scores again."
@@ -150,7 +157,7 @@ def _description(grid: _Grid) -> dict[str, Any]:
         "effect": {
             "rms_on_target": size,
             "rms_off_target": _rms(grid.values["dp"][grid.there & ~grid.on]),
-            "max": float(np.abs(grid.values["dp"]).max()),
+            "max": float(np.abs(grid.values["dp"]).max()) if grid.there.any() else None,
             "noise": noise,
             "signal_to_noise": size / noise if size is not None and noise else None,
         },
@@ -165,6 +172,8 @@ def _description(grid: _Grid) -> dict[str, Any]:
 
 def _estimable(dp: Floats, ds: Floats, size: float, noise: float) -> tuple[bool, str]:
     n = len(dp)
+    if not n:
+        return False, "No point is on target: the model would not choose, or no prompt is about any of the tasks."
     if n < MIN_POINTS:
         return False, f"Only {n} points are on target, and a correlation that means something takes {MIN_POINTS}."
     for name, values in (("Δp", dp), ("Δs", ds)):
@@ -200,7 +209,7 @@ def _within(m: Floats, there: Mask) -> Floats:
     """`m` (prompts, tasks) less the mean of every prompt. Where a prompt moves all tasks alike, that leaves 0."""
     weight = there / there.sum(axis=1, keepdims=True)
     rest = np.where(there, m - (m * weight).sum(axis=1, keepdims=True), 0.0)
-    return np.where(np.abs(rest) > ROUNDING * np.abs(m).max(), rest, 0.0)
+    return np.where(np.abs(rest) > ROUNDING * np.abs(m).max(initial=0.0), rest, 0.0)
 
 
 def _scores(table: pa.Table) -> dict[tuple[str, str], float]:

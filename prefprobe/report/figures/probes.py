@@ -123,7 +123,9 @@ def alphas(rows: rows_of.Rows) -> Figure:
             chosen = next((r for r in line if best and r["chosen"] and r["r_select"] is not None), None)
             if chosen:
                 axes.plot([chosen["alpha"]], [chosen["r_select"]], "o", color=colour, markersize=8, zorder=5)
-        head = next((row for row in of if row["selected_layer"] and row["chosen"]), None)
+        head = next(
+            (row for row in of if row["selected_layer"] and row["chosen"] and row["r_select"] is not None), None
+        )
         said = f": block {head['layer']}, α = {significant(head['alpha'])}" if head else ""
         name = "topic means removed" if target == "demeaned" else target
         paper.text(36, 18 + 180 * index, f"{name}{said}", color=colour, weight="bold", va="center_baseline")
@@ -144,7 +146,7 @@ def scatter(rows: rows_of.Rows) -> Figure:
     axes, paper = panel(figure, 68, 14, 56, 50), sheet(figure)
     drawn = evenly([row for row in rows if row["target"] == "raw"])
     x, y = ([row[name] for row in drawn] for name in ("predicted", "observed"))
-    reach = max((abs(v) for v in [*x, *y]), default=1.0) * 1.08
+    reach = max((abs(v) for v in [*x, *y]), default=0.0) * 1.08 or 1.0
     axes.plot([-reach, reach], [-reach, reach], color=MUTED, linewidth=1.1, dashes=(4, 4), zorder=1)
     axes.plot(x, y, "o", color=MODEL, markersize=6, markeredgewidth=0, alpha=0.6 if len(drawn) < 400 else 0.35)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="predicted utility")

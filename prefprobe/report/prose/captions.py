@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from prefprobe.findings.constant import constant
 from prefprobe.findings.results import Results
 from prefprobe.numbers import number
 from prefprobe.report import rows as rows_of
@@ -13,6 +14,8 @@ def about_topics(results: Results) -> list[str]:
     for row in rows_of.topics(results):
         groups.setdefault(row["topic"], []).append(row["mu"])
     means = {topic: float(np.mean(mu)) for topic, mu in sorted(groups.items())}
+    if "train" in constant(results):
+        return ["No topic is preferred to another: the utilities of all train tasks are equal."]
     first, last = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     said = [
         f"The most preferred topic is {first} (mean μ = {number(means[first], 2)}), the least preferred {last} "

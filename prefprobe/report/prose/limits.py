@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from prefprobe.findings import published
+from prefprobe.findings.constant import constant, sentence
 from prefprobe.findings.results import Results
 from prefprobe.numbers import by_set, count, interval, listed, number, percent
 from prefprobe.report.prose.limits_answers import answers
@@ -20,6 +21,7 @@ FEW_TASKS = 50
 def limits(results: Results) -> list[str]:
     """One or two sentences each, the widest first."""
     measuring = _measuring(results.measure) + answers(results) + _precision(results)
+    measuring = [text for text in [sentence(constant(results))] if text] + measuring
     return _size(results) + measuring + _probing(results) + _compared(results)
 
 
@@ -93,6 +95,7 @@ def _precision(results: Results) -> list[str]:
 def _probing(results: Results) -> list[str]:
     targets, folds = results.probe["model"]["targets"], results.hoo["model"]["folds"]
     best = {target: targets[target]["layers"][str(targets[target]["best_layer"])] for target in ("raw", "demeaned")}
+    best = {target: found for target, found in best.items() if found["r_select"] is not None}  # else none was selected
     edge = [target for target, found in best.items() if found["alpha_at_edge"]]
     said = []
     if edge:

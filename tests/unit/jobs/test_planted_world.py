@@ -30,7 +30,7 @@ OTHERS = tuple(f"word{i}" for i in range(12))
 VOCABULARY = ("you", *VERBS, *LABELS, *OTHERS)
 DIMENSIONS = 24
 LAYER = 5
-FAST = {"bootstrap": 300, "permutations": 300}
+FAST: dict[str, Any] = {"bootstrap": 300, "permutations": 300}
 
 
 @dataclass(frozen=True)

@@ -467,7 +467,7 @@ def test_planted_findings_are_replicated_and_an_unmoved_experiment_is_not_estima
     assert by_id["shift_persona"]["value"] is by_id["shift_persona"]["detail"]["pooled"] is None
     assert escape(by_id["shift_persona"]["why"]) in html
     assert "4 of 5 experiments (category, targeted, crossed and competing)" in judged["summary"]["answer"]
-    assert "tests/unit/test_planted_world.py" in html
+    assert "tests/unit/jobs/test_planted_world.py" in html
     assert judged["not_run"] == []
 
 

@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from prefprobe.shift.resampling import Draws, interval, permutation_p
 from prefprobe.shift.statistics import NUMBERS, POINTS, shift_points, shift_statistics
 
 BASE = "baseline"
-FAST = {"bootstrap": 200, "permutations": 200}
+FAST: dict[str, Any] = {"bootstrap": 200, "permutations": 200}
 
 
 def table(dp, ds, on=None, name="e", **columns):
