@@ -10,6 +10,8 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
+from prefprobe.settings import Config
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["story", "sea", "the", "##s", "é", "东", *string.ascii_letters, *(f"##{c}" for c in string.ascii_letters)]
 VOCABULARY = {token: id_ for id_, token in enumerate([*SPECIAL, *WORDS])}
@@ -119,3 +121,19 @@ def write_bert(folder: Path, files: dict[str, Any] | None = None, weights: dict[
     write_files(folder, bert_files() | (files or {}))
     save_file(weights or bert_weights(), folder / "model.safetensors", metadata={"format": "pt"})
     return str(folder)
+
+
+def study_of(**encoders: str) -> Config:
+    """A study with these encoders. The first stands for the model too: any folder of weights can be pinned."""
+    few = {"initial_degree": 3, "batch": 9, "max_rounds": 1}
+    return Config.model_validate(
+        {
+            "name": "encoders",
+            "model": {"source": next(iter(encoders.values()))},
+            "encoders": encoders,
+            "tasks": {"sources": ["demo"], "n_train": 24, "n_eval": 12},
+            "train": few,
+            "eval": few,
+            "shift": {"comparisons": 3},
+        }
+    )

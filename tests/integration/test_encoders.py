@@ -36,7 +36,22 @@ from transformers import (
 
 from prefprobe.errors import BadConfig
 from prefprobe.features.encoder import describe, embed
-from tests.encoders import TEXTS, TRANSFORMER, VOCABULARY, bert_files, bert_weights, pooling, wordpiece, write_bert
+from prefprobe.progress import Progress
+from prefprobe.shift.prompted import prompted_tasks
+from prefprobe.store.formats import read_json, read_npz
+from prefprobe.store.steps import read_output
+from prefprobe.study.run import Run
+from tests.encoders import (
+    TEXTS,
+    TRANSFORMER,
+    VOCABULARY,
+    bert_files,
+    bert_weights,
+    pooling,
+    study_of,
+    wordpiece,
+    write_bert,
+)
 
 pytestmark = pytest.mark.model
 D = 32
@@ -245,6 +260,32 @@ def test_the_default_prompt_is_the_encoders_own(encoders: dict[str, Path]) -> No
     assert not np.allclose(with_prompt[1], bare, atol=1e-3)
 
 
+def test_the_step_says_who_read_the_encoder_and_with_which_prompt(encoders: dict[str, Path], tmp_path: Path) -> None:
+    sources = {name: str(encoders[name]) for name in ("e5", "mpnet")} | {"bert": write_bert(tmp_path / "bert")}
+    config = study_of(**sources)
+    run = Run.create(str(tmp_path / "store"), config)
+    assert {"encoder.e5.torch", "encoder.mpnet.torch"} == {pin for pin in run.pins if pin.endswith(".torch")}
+    prompted = {r.row_id: f"{r.prompt}\n\n{r.text}" for r in prompted_tasks(config.shift, run.objects)}
+    run.execute(run.nodes["tasks"], Progress())
+    about = {"d": D, "kind": "embedding", "layers": [0], "n_layers": 1}
+    said: dict[str, dict[str, object]] = {
+        "e5": {"reader": "sentence-transformers", "prompt": "query: "},
+        "mpnet": {"reader": "sentence-transformers", "prompt": None},
+        "bert": {},
+    }
+    for name, more in said.items():
+        for node in (f"embed.{name}", f"embed.{name}.shift"):
+            written, _ = run.execute(run.nodes[node], Progress())
+            assert read_json(read_output(run.objects, written, "features.json")) == about | more
+            part = read_npz(read_output(run.objects, written, "part-00000.npz"))
+            if node.endswith(".shift"):
+                rows = [prompted[id_] for id_ in part["task_ids"][:3]]
+                assert np.array_equal(part["layer_0"][:3], embed(sources[name], "", rows))
+                assert len(part["task_ids"]) == len(prompted)
+            else:
+                assert len(part["task_ids"]) == 36
+
+
 def saved(folder: Path, target: Path, **changes: Callable[[dict], dict]) -> Path:
     """A copy of an encoder with changed JSON files (names without .json)."""
     shutil.copytree(folder, target)
@@ -272,6 +313,10 @@ def test_static_embeddings(tmp_path: Path) -> None:
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu").save(str(tmp_path))
     texts = [text for text in TEXTS if text]
     assert np.array_equal(embed(str(tmp_path), "", texts), one_by_one(tmp_path, texts))
+    half = {k: t.half() for k, t in load_file(tmp_path / "model.safetensors").items()}
+    save_file(half, tmp_path / "model.safetensors")
+    assert embed(str(tmp_path), "", texts).dtype == np.float32
+    np.testing.assert_allclose(embed(str(tmp_path), "", texts), one_by_one(tmp_path, texts), atol=2e-3)
     with pytest.raises(BadConfig, match=r"vector of text 2 of 2 \(''\) is zero or not finite"):
         embed(str(tmp_path), "", ["sea", ""])
 

@@ -13,7 +13,6 @@ import pytest
 
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.features.encoder import describe, embed
-from prefprobe.settings import Config
 from prefprobe.sources import source_revision
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.pins import pin_sources
@@ -26,6 +25,7 @@ from tests.encoders import (
     D,
     bert_files,
     pooling,
+    study_of,
     write_bert,
     write_files,
 )
@@ -161,24 +161,10 @@ def test_weights_that_are_no_berts(tmp_path: Path) -> None:
         embed(source, "", TEXTS)
 
 
-def config(**encoders: str) -> Config:
-    return Config.model_validate(
-        {
-            "name": "pins",
-            "model": {"source": encoders["model"]},
-            "encoders": {name: source for name, source in encoders.items() if name != "model"},
-            "tasks": {"sources": ["demo"], "n_train": 24, "n_eval": 12},
-            "train": {"initial_degree": 3, "batch": 9, "max_rounds": 1},
-            "eval": {"initial_degree": 3, "batch": 9, "max_rounds": 1},
-            "shift": {"comparisons": 3},
-        }
-    )
-
-
 def test_only_encoders_that_numpy_does_not_read_have_the_pin_of_torch(tmp_path: Path) -> None:
     plain = write_bert(tmp_path / "plain")
     pooled = write_bert(tmp_path / "pooled", LIKE["bge"][0])
-    pins = pin_sources(config(model=plain, plain=plain, pooled=pooled), ObjectStore.open(str(tmp_path / "store")))
+    pins = pin_sources(study_of(plain=plain, pooled=pooled), ObjectStore.open(str(tmp_path / "store")))
     named = {name: pin for name, pin in pins.items() if name.startswith("encoder.")}
     assert named == {
         "encoder.plain": source_revision(plain),
