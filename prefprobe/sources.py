@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from prefprobe.errors import BadConfig, InputMissing, TemporaryFailure
@@ -16,6 +17,8 @@ from prefprobe.store.objects import ObjectStore
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _READ_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+SMALL_FILES = ("*.json",)
+"""What says of an encoder how it is read: its settings and its tokenizer, not its weights."""
 _REMEMBER_ABOVE = 16 << 20  # bytes; the digest of a larger file is remembered by path, size and time of change
 
 
@@ -58,13 +61,15 @@ def source_revision(source: str, revision: str | None = None) -> str:
     if path.is_file():
         return file_digest(path)
     files = sorted({f for pattern in _READ_FILES for f in path.rglob(pattern)})
-    if not any(f.suffix == ".safetensors" for f in files):
-        raise BadConfig(
-            f"{source}: the folder holds no *.safetensors weights; "
-            "convert them to safetensors (pickled .bin weights are never read), or name another folder."
-        )
+    _require_safetensors(source, (f.name for f in files))
     listing = "\n".join(f"{f.relative_to(path).as_posix()} {file_digest(f)}" for f in files)
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def revision_now(source: str) -> str:
+    """The revision under which `fetch` gives what `source` holds now; "" for a local folder, which is read as it is."""
+    path = local_path(source)
+    return "" if path is not None and path.is_dir() else source_revision(source)
 
 
 def file_digest(path: Path) -> str:
@@ -84,7 +89,7 @@ def file_digest(path: Path) -> str:
     return digest
 
 
-def fetch(source: str, revision: str) -> Path:
+def fetch(source: str, revision: str, patterns: Iterable[str] = _READ_FILES) -> Path:
     """The local file or folder of `source`; a hub id is downloaded at that commit (safetensors and text files only)."""
     path = local_path(source)
     if path is not None:
@@ -94,8 +99,14 @@ def fetch(source: str, revision: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_READ_FILES)))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+        if isinstance(answer, HfHubHTTPError) and _is_final(answer.response.status_code):
+            raise BadConfig(
+                f"{source}@{revision[:12]} could not be downloaded: the hub answers {answer.response.status_code}; "
+                "check the id, its terms of use and HF_TOKEN, or name a local folder as the source."
+            ) from error
         raise TemporaryFailure(
             f"{source}@{revision[:12]} could not be downloaded ({type(error).__name__}); "
             "check the network and HF_TOKEN, or name a local folder as the source."
@@ -115,7 +126,7 @@ def _hub_commit(source: str, revision: str | None) -> str:
             f"{source}: no such local folder, and {error.name} is not installed to ask the hub; {remedy}"
         ) from error
     try:
-        return str(HfApi().model_info(source, revision=revision, timeout=20).sha)
+        info = HfApi().model_info(source, revision=revision, timeout=20)
     except OfflineModeIsEnabled as error:
         raise BadConfig(
             f"{source}: no such local folder, and HF_HUB_OFFLINE forbids to ask the hub; {remedy}"
@@ -123,9 +134,25 @@ def _hub_commit(source: str, revision: str | None) -> str:
     except HfHubHTTPError as error:
         status = error.response.status_code
         said = f"{source}: no such local folder, and the hub answers {status}; check the id and HF_TOKEN, {remedy}"
-        raise (TemporaryFailure if status == 429 or status >= 500 else BadConfig)(said) from error
+        raise (BadConfig if _is_final(status) else TemporaryFailure)(said) from error
     except (httpx2.HTTPError, OSError) as error:
         raise TemporaryFailure(f"{source}: no such local folder, and the hub cannot be reached; {remedy}") from error
+    if info.siblings:
+        _require_safetensors(source, (file.rfilename for file in info.siblings))
+    return str(info.sha)
+
+
+def _is_final(status: int) -> bool:
+    """Whether asking again would bring the same answer."""
+    return 400 <= status < 500 and status != 429
+
+
+def _require_safetensors(source: str, names: Iterable[str]) -> None:
+    if not any(name.endswith(".safetensors") for name in names):
+        raise BadConfig(
+            f"{source}: it holds no *.safetensors weights; "
+            "convert them to safetensors (pickled .bin weights are never read), or name another source."
+        )
 
 
 def input_file(source: str, objects: ObjectStore) -> Path:

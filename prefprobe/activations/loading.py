@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.sources import cache_root, fetch, local_path, source_revision
+from prefprobe.sources import cache_root, fetch, revision_now
 
 _log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
@@ -104,9 +104,7 @@ def load_model(
     Raises BadConfig for a source that is not a loadable model, TemporaryFailure for a device that is lost.
     """
     on = _device(device)
-    path = local_path(source)
-    if revision is None:
-        revision = "" if path is not None and path.is_dir() else source_revision(source)
+    revision = revision_now(source) if revision is None else revision
     folder = _safetensors_folder(fetch(source, revision), revision)
     kind = getattr(torch, dtype)
     try:
@@ -123,7 +121,7 @@ def load_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
-        model = _merged(model, adapter, adapter_revision or source_revision(adapter))
+        model = _merged(model, adapter, adapter_revision or revision_now(adapter))
     if chat and not tokenizer.chat_template:
         raise BadConfig(f"{source}: the tokenizer has no chat template; set `chat: false` for a base model.")
     try:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from prefprobe.errors import BadConfig
+from prefprobe.features.encoder_files import Encoder, read_encoder
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.prompts import PromptLengths, compiled
 from prefprobe.settings import ModelSettings
@@ -61,10 +62,14 @@ def model_facts(settings: ModelSettings) -> ModelFacts:
     )
 
 
-def width(source: str) -> int | None:
-    """Width of an encoder; None if its files are not here. Raises BadConfig as `model_facts` does."""
-    path = local_path(source) or _downloaded(source, None)
-    return None if path is None else _json(path / "config.json").get("hidden_size")
+def encoder_facts(source: str) -> Encoder | None:
+    """An encoder as its files on this machine describe it; None if they are not here. Raises BadConfig as `describe` does."""
+    path = local_path(source)
+    if path is None:
+        path = _downloaded(source, None)
+        if path is None or not (path / "modules.json").is_file():
+            return None
+    return read_encoder(source, path)
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.plan.model import ModelFacts, model_facts, width
+from prefprobe.features.encoder_files import Encoder
+from prefprobe.plan.model import ModelFacts, encoder_facts, model_facts
 from prefprobe.plan.prompts import Prompt
 from prefprobe.settings import ActiveLearningSettings, Config
 from prefprobe.shift.behaviour import comparison_tasks
@@ -18,6 +19,7 @@ from prefprobe.shift.prompted import PromptedTask, check_disjoint, prompted_task
 from prefprobe.sources import local_path
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import TEMPLATES, Node, graph
+from prefprobe.study.pins import torch_pins
 from prefprobe.tasks.pool import read_tasks, source_path
 from prefprobe.tasks.sampling import sample_sets, task_set
 
@@ -87,6 +89,8 @@ class Study:
     prompted: list[PromptedTask]
     models: dict[str, ModelFacts]
     """By features: model, untrained, and base if there is one."""
+    encoders: dict[str, Encoder]
+    """Those of which files are here."""
     widths: dict[str, int | None]
     """d of encoders and of random features; None if unknown."""
     task_tokens: dict[str, float]
@@ -103,7 +107,9 @@ def read_study(config: Config, objects: ObjectStore) -> Study:
     for settings in filter(None, (config.model, config.base)):
         if settings.adapter:
             local_path(settings.adapter)  # raises for one that is neither here nor a hub id
-    widths = {name: width(source) for name, source in config.encoders.items()} | {"random": models["model"].d}
+    found = {name: encoder_facts(source) for name, source in config.encoders.items()}
+    encoders = {name: encoder for name, encoder in found.items() if encoder is not None}
+    widths = dict.fromkeys(found) | {name: e.width for name, e in encoders.items()} | {"random": models["model"].d}
     paths = [source_path(source, objects) for source in config.tasks.sources]
     tasks = sample_sets(read_tasks(paths), config.tasks.n_train, config.tasks.n_eval, config.seed)
     sets = {name: task_set(tasks, name) for name in ("train", "eval")}
@@ -123,6 +129,7 @@ def read_study(config: Config, objects: ObjectStore) -> Study:
         sum(topic is None for topic in topics.values()),
         prompted,
         models,
+        encoders,
         widths,
         {name: m.lengths.mean([(text, None) for text in texts.values()]) for name, m in models.items()},
     )
@@ -130,7 +137,7 @@ def read_study(config: Config, objects: ObjectStore) -> Study:
 
 def plan(study: Study) -> list[Line]:
     """One line for nodes that are alike, in the order of the graph."""
-    nodes = graph(study.config, defaultdict(str), "")
+    nodes = graph(study.config, defaultdict(str, torch_pins(study.encoders)), "")
     lines: dict[str, Line] = {}
     for node in nodes.values():
         need = _need(study, node)

@@ -11,7 +11,7 @@ BLOCK = """
 import sys, importlib.abc
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'transformers', 'peft'):
+        if name.split('.')[0] in ('torch', 'transformers', 'sentence_transformers', 'peft'):
             raise ImportError(f'{name} is not on CPU nodes')
 sys.meta_path.insert(0, Block())
 """
@@ -27,8 +27,9 @@ def test_every_job_imports_without_torch(step: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_encoder_imports_without_torch() -> None:  # which the job embed imports only when it has a text to embed
-    done = python(f"{BLOCK}\nimport prefprobe.features.encoder")
+@pytest.mark.parametrize("module", ["encoder", "torch_encoder"])  # which embed imports only when it has a text to embed
+def test_the_encoders_import_without_torch(module: str) -> None:
+    done = python(f"{BLOCK}\nimport prefprobe.features.{module}")
     assert done.returncode == 0, done.stderr
 
 

@@ -30,7 +30,7 @@ from prefprobe.choices.stimulus import Stimulus
 from prefprobe.cli import main
 from prefprobe.config import load_config
 from prefprobe.plan.gguf import read_header
-from prefprobe.plan.model import model_facts, width
+from prefprobe.plan.model import encoder_facts, model_facts
 from prefprobe.plan.needs import ANSWER_TOKENS, CHOICE_BYTES, rounds
 from prefprobe.plan.table import WIDTH
 from prefprobe.settings import ActiveLearningSettings, ModelSettings
@@ -40,6 +40,7 @@ from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 from prefprobe.study.graph import graph
 from prefprobe.tasks.pool import DEMO
+from tests.encoders import SENTENCE_T5, TWO_POOLINGS, D, bert_files, write_files
 from tests.unit.study.test_graph import Pins
 
 PRESETS = Path(__file__).parents[3] / "presets"
@@ -476,10 +477,30 @@ def test_unknown_sizes_are_question_marks(tmp_path: Path, capsys: pytest.Capture
     assert steps["measure.train"]["prompt_tokens"] > 0
     assert steps["embed.e"]["bytes"] is None
     assert any("its name does not say them" in r for r in whole["remarks"])
-    assert width("lab/encoder") is None
+    assert encoder_facts("lab/encoder") is None
     assert [model_facts(ModelSettings(source=f"a/{name}")).parameters for name in
             ("Qwen3-30B-A3B", "SmolLM2-135M-Instruct", "gemma-3-27b-it", "gpt-5", "Qwen2.5-0.5B", "phi-4b2")
     ] == [30e9, 135e6, 27e9, None, 5e8, None]  # fmt: skip
+
+
+def test_encoders_are_as_wide_as_their_last_module_and_are_read_by_who_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = {name: str(tmp_path / name) for name in ("mean", "both", "dense")}
+    for name, files in (("mean", {}), ("both", TWO_POOLINGS), ("dense", SENTENCE_T5)):
+        write_files(tmp_path / name, bert_files() | files)
+    given: dict[str, str] = {}
+    monkeypatch.setattr(
+        "prefprobe.plan.needs.graph", lambda config, pins, run: given.update(pins) or graph(config, pins, run)
+    )
+    steps, _ = planned(capsys, preset(tmp_path, encoders=encoders))
+    rows = N_TRAIN + N_EVAL
+    assert [steps[f"embed.{name}"]["bytes"] for name in encoders] == [rows * d * 4 for d in (D, 2 * D, 512)]
+    assert given.keys() >= {"encoder.both.torch", "encoder.dense.torch"}
+    assert "encoder.mean.torch" not in given
+    (tmp_path / "mean" / "modules.json").unlink()
+    assert call("plan", preset(tmp_path, encoders=encoders)) == 78
+    assert "no readable modules.json" in capsys.readouterr().err
 
 
 def test_the_table_fits_and_shows_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
