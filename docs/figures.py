@@ -26,6 +26,7 @@ from prefprobe.report.figures.svg import (
     GRID,
     MODEL,
     MUTED,
+    PALETTE,
     PAPER,
     WIDTH,
     blank,

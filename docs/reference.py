@@ -45,7 +45,7 @@ def _command(command: click.Command, path: tuple[str, ...]) -> str:
         names, said = option.get_help_record(context) or ("", "")
         if said and names != "--help":  # an argument stands in the usage
             variable = f"\n`{option.envvar}`" if option.envvar else ""
-            entries.append((names, said.replace("  [", " [") + variable))
+            entries.append((f"`{names}`", said.replace("  [", " [") + variable))
     return "\n\n".join([*text, _list("-".join(path), entries)] if entries else text)
 
 
@@ -56,15 +56,14 @@ def _paragraphs(text: str) -> list[str]:
 def settings() -> str:
     """Every setting by its block: type, default, what it means, and the variable that overrides it."""
     parts = []
-    for block, paths in blocks():
-        title = ", ".join(f"`{path}`" for path in paths) if paths != [""] else "The study"
-        entries = []
-        for name, field in block.model_fields.items():
-            if inner(field) is None:
-                entries.append((f"{paths[0]}.{name}".lstrip("."), _setting(f"{paths[0]}.{name}".lstrip("."), field)))
-        parts += [f"## {title}", *_paragraphs(block.__doc__ or ""), _list("", entries)]
-        nested = {name: field for name, field in block.model_fields.items() if inner(field) is not None}
-        parts += [_nested(paths[0], nested)] if nested else []
+    for block, (path, *more) in blocks():
+        fields = {f"{path}.{name}".lstrip("."): field for name, field in block.model_fields.items()}
+        parts += [f"## {', '.join(f'`{p}`' for p in (path, *more)) if path else 'The study'}"]
+        parts += _paragraphs(block.__doc__ or "")
+        parts += [f"The same keys stand in {' and '.join(f'`{p}`' for p in more)}."] if more else []
+        parts.append(_list("", [(f"`{key}`", _setting(key, f)) for key, f in fields.items() if inner(f) is None]))
+        nested = [(f"`{key}`", _block(f)) for key, f in fields.items() if inner(f) is not None]
+        parts += ["Blocks of their own:", _list(None, nested)] if nested else []
     return "\n\n".join(parts)
 
 
@@ -89,14 +88,9 @@ def inner(field: FieldInfo) -> type[Settings] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
 
 
-def _nested(path: str, fields: dict[str, FieldInfo]) -> str:
-    said = []
-    for name, field in fields.items():
-        null = "; null for none" if type(None) in get_args(field.annotation) else ""
-        key = f"{path}.{name}".lstrip(".")
-        about = f"{field.description}{null}"
-        said.append((key, f"{about[0].upper()}{about[1:]}."))
-    return "\n\n".join(["Blocks of their own:", _list("", said)])
+def _block(field: FieldInfo) -> str:
+    about = field.description or ""
+    return f"{about[:1].upper()}{about[1:]}{'; null for none' if type(None) in get_args(field.annotation) else ''}."
 
 
 def _setting(key: str, field: FieldInfo) -> str:
@@ -192,19 +186,21 @@ def verdict_rules() -> str:
         ("Shifts (`shift_…`)", rules.SHIFT),
         ("Reliability (`reliability`)", rules.RELIABILITY),
     )
-    return _list("", [(name, rule) for name, rule in named], code=False)
+    return _list(None, list(named))
 
 
-def _list(prefix: str, entries: list[tuple[str, str]], code: bool = True) -> str:
-    """A definition list: unlike a table it needs no width. A first line break in what is said begins a smaller line."""
+def _list(prefix: str | None, entries: list[tuple[str, str]]) -> str:
+    """A definition list, which unlike a table needs no width; a first line break in what is said begins a smaller line.
+
+    With a `prefix`, which may be empty, each entry has an anchor to link to.
+    """
     out = ['<dl class="keys">']
     for name, said in entries:
         about, _, small = said.partition("\n")
-        anchor = f"{prefix}-{name.split()[0].strip('-,')}".lstrip("-") if code else ""
-        id_ = f' id="{html.escape(anchor)}"' if anchor else ""
-        term = f"<code>{html.escape(name)}</code>" if code else _inline(name)
+        anchor = "" if prefix is None else f"{prefix}-{name.split()[0].strip('-,`')}".lstrip("-")
         small = f'<span class="small">{_inline(small)}</span>' if small else ""
-        out.append(f"<dt{id_}>{term}</dt><dd>{_inline(about)}{small}</dd>")
+        id_ = f' id="{html.escape(anchor)}"' if anchor else ""
+        out.append(f"<dt{id_}>{_inline(name)}</dt><dd>{_inline(about)}{small}</dd>")
     return "\n".join([*out, "</dl>"])
 
 
