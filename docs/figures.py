@@ -56,7 +56,7 @@ def chain() -> Figure:
             _arrow(paper, (x - 62, 38), (x - 34, 38))
     at = [WIDTH * (i + 0.5) / 5 for i in range(5)]
     for x, filled in ((at[0] - 12, True), (at[0] + 12, False)):
-        box = {"facecolor": MODEL if filled else PAPER, "edgecolor": MODEL, "linewidth": 1.5}
+        box: dict[str, Any] = {"facecolor": MODEL if filled else PAPER, "edgecolor": MODEL, "linewidth": 1.5}
         paper.add_patch(Rectangle((x - 9, 24), 18, 28, **box))
     paper.plot([at[1] - 24, at[1] + 24], [48, 48], color=MUTED, linewidth=1.5)
     for offset, size in ((-18, 4), (-4, 6), (3, 5), (19, 8)):
@@ -131,7 +131,7 @@ def activation() -> Figure:
         for block in range(blocks):
             y = top + pitch * (blocks - 1 - block)
             on = column == len(tokens) - 1 and block in kept
-            box = {"facecolor": MODEL if on else BAND, "edgecolor": "none"}
+            box: dict[str, Any] = {"facecolor": MODEL if on else BAND, "edgecolor": "none"}
             paper.add_patch(Rectangle((x, y), width, height, **box))
         paper.plot([x + width / 2] * 2, [top, top + pitch * blocks + 4], color=GRID, linewidth=1, zorder=0)
         paper.text(x + width / 2, top + pitch * blocks + 16, token, color=FG, fontsize=12, **_MIDDLE)
@@ -193,15 +193,11 @@ def _moved() -> Rows:
         for task in range(9):
             on, sign = task % 3 == prompt // 2, 1 if prompt % 2 else -1
             moved = (0.9 * sign if on else 0.0) + 0.12 * rng.normal()
-            base = float(rng.normal(0, 0.5))
+            base = rng.normal(0, 0.5)
+            before, after = float(expit(base)), float(expit(base + moved))
             row = {"experiment": "planted", "prompt_id": f"p{prompt}", "task_id": f"t{task}", "on_target": on}
-            row |= {
-                "intended": sign if on else 0,
-                "n": 8,
-                "p_baseline": float(expit(base)),
-                "p_prompt": float(expit(base + moved)),
-            }
-            row |= {"dp": row["p_prompt"] - row["p_baseline"], "dp_se": 0.015}
+            row |= {"intended": sign if on else 0, "n": 8, "p_baseline": before, "p_prompt": after}
+            row |= {"dp": after - before, "dp_se": 0.015}
             rows.append(row | {"ds": float(moved + 0.1 * rng.normal()), "ds_encoder": None})
     return rows
 

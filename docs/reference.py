@@ -12,6 +12,7 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+import prefprobe
 from prefprobe import cli, errors
 from prefprobe.findings import published, rules
 from prefprobe.settings import Config, Settings
@@ -130,6 +131,11 @@ def _bounds(field: FieldInfo) -> str:
     return f" {', '.join(said)}" if said else ""
 
 
+def front_door() -> str:
+    """The names of `import prefprobe`, in its order."""
+    return "\n\n".join(f"::: prefprobe.{name}" for name in getattr(prefprobe, "__all__", ()) if name[0] != "_")
+
+
 def steps() -> str:
     """The steps in the order of a study."""
     rows = [f"| `{s.name}` | {s.node.upper()}{' or API' if s.asks else ''} | {s.does} |" for s in STEPS.values()]
@@ -211,6 +217,7 @@ def _inline(text: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "exit codes": exit_codes,
+    "front door": front_door,
     "published": published_values,
     "rules": verdict_rules,
     "settings": settings,
