@@ -24,8 +24,8 @@ class ModelSettings(Settings):
     name: str | None = Field(None, description="how the report calls it; the source if not given")
     revision: str | None = Field(None, description="hub commit; content digests identify everything else")
     adapter: str | None = Field(None, description="LoRA adapter (peft, safetensors) merged at load: hub id or folder")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of weights and passes")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     chat: bool = Field(True, description="render prompts with the chat template; false reads bare text")
 
 
@@ -35,8 +35,8 @@ class TaskSettings(Settings):
     sources: list[str] = Field(
         ["demo"], min_length=1, description="`demo`, a JSONL, CSV or Parquet file with id and text, or store:KEY"
     )
-    n_train: int = Field(ge=10)
-    n_eval: int = Field(ge=10)
+    n_train: int = Field(ge=10, description="tasks that probes are trained on")
+    n_eval: int = Field(ge=10, description="other tasks: half select penalty and layer, half are reported on")
 
 
 _ENGINES_OWN = frozenset(
@@ -99,20 +99,20 @@ class TransportSettings(Settings):
 class Prices(Settings):
     """US dollars for a million tokens."""
 
-    prompt: float = Field(ge=0)
+    prompt: float = Field(ge=0, description="prompt tokens")
     cached: float | None = Field(None, ge=0, description="prompt tokens out of the provider's cache; null: as prompt")
-    completion: float = Field(ge=0)
+    completion: float = Field(ge=0, description="tokens of answers, thoughts included")
 
 
 class JudgeSettings(Settings):
     """A model that is asked what an answer without a label says."""
 
-    model: str
+    model: str = Field(description="its name at the endpoint")
     base_url: Address | None = Field(None, description="null: the same endpoint")
     key: Variable | None = Field(None, description="null: the same variable; must be given with another base_url")
     max_tokens: int | None = Field(None, ge=1, description="as for the model")
-    prices: Prices | None = None
-    extra: Extra = Field(default_factory=dict)
+    prices: Prices | None = Field(None, description="as for the model, but its own")
+    extra: Extra = Field(default_factory=dict, description="further fields of every request to it")
 
     @model_validator(mode="after")
     def _no_key_for_a_stranger(self) -> Self:
@@ -142,8 +142,8 @@ class ApiSettings(Settings):
     extra: Extra = Field(
         default_factory=dict, description="further fields of every request: provider, reasoning, top_p"
     )
-    transport: TransportSettings = TransportSettings()
-    judge: JudgeSettings | None = None
+    transport: TransportSettings = Field(TransportSettings(), description="pace and patience; part of no key")
+    judge: JudgeSettings | None = Field(None, description="reads answers that begin with neither label")
 
     def for_judge(self) -> "ApiSettings":
         """How the judge is asked: the same, but for what `judge` says otherwise. There must be a judge."""
@@ -164,10 +164,10 @@ class ChoiceSettings(Settings):
     engine: Literal["local", "api"] = Field(
         "local", description="local: exact label probabilities from own weights; api: the model behind `api`"
     )
-    api: ApiSettings | None = None
-    temperature: float = Field(1.0, gt=0)
-    label_a: str = "Task A:"
-    label_b: str = "Task B:"
+    api: ApiSettings | None = Field(None, description="given with `engine: api`, and only then")
+    temperature: float = Field(1.0, gt=0, description="at which answers are sampled, or label probabilities read")
+    label_a: str = Field("Task A:", description="the label of the task shown first")
+    label_b: str = Field("Task B:", description="the label of the other")
     part: int = Field(192, ge=2, description="choices measured between two saves; at most this many are repeated")
 
     @model_validator(mode="after")
@@ -188,7 +188,7 @@ class ActiveLearningSettings(Settings):
         5, ge=2, description="comparisons per task in the first round's random regular graph; 3 will do if read off"
     )
     batch: int = Field(ge=1, description="pairs in each later round")
-    max_rounds: int = Field(10, ge=1)
+    max_rounds: int = Field(10, ge=1, description="measuring stops after as many, converged or not")
     percentile: float = Field(
         0.3, gt=0, le=1, description="|Δμ| and joint degree of new pairs lie under this percentile"
     )
@@ -243,8 +243,10 @@ class ShiftSettings(Settings):
     )
     comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
     samples: int = Field(1, ge=1, description="as for train and eval")
-    baseline: str = "You are a helpful assistant."
-    shards: int = Field(1, ge=1, le=64)
+    baseline: str = Field(
+        "You are a helpful assistant.", description="the system prompt that every other one is compared with"
+    )
+    shards: int = Field(1, ge=1, le=64, description="system prompts are shared out among as many parallel steps")
 
     @property
     def stems(self) -> list[str]:
@@ -275,22 +277,22 @@ class Config(BaseSettings):
         extra="forbid", frozen=True, env_prefix="PREFPROBE_", env_nested_delimiter="__", protected_namespaces=()
     )
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    seed: int = 0
-    model: ModelSettings
-    base: ModelSettings | None = None
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the beginning of a run's id")
+    seed: int = Field(0, description="everything random follows from it")
+    model: ModelSettings = Field(description="the model that chooses, and whose activations are probed")
+    base: ModelSettings | None = Field(None, description="a base model to compare with")
     encoders: Annotated[dict[str, str], AfterValidator(_named)] = Field(
         default_factory=dict, description="name → sentence encoder (folder, hub id, package)"
     )
     untrained: bool = Field(True, description="control: the same architecture with untrained weights")
     random_features: bool = Field(True, description="control: features that know nothing of the tasks")
-    tasks: TaskSettings
-    choices: ChoiceSettings = ChoiceSettings()
-    train: ActiveLearningSettings
-    eval: ActiveLearningSettings
-    activations: ActivationSettings = ActivationSettings()
-    probes: ProbeSettings = ProbeSettings()
-    shift: ShiftSettings
+    tasks: TaskSettings = Field(description="what there is to choose from")
+    choices: ChoiceSettings = Field(ChoiceSettings(), description="how a choice is made")
+    train: ActiveLearningSettings = Field(description="how the train tasks are measured")
+    eval: ActiveLearningSettings = Field(description="how the eval tasks are measured")
+    activations: ActivationSettings = Field(ActivationSettings(), description="which activations are kept")
+    probes: ProbeSettings = Field(ProbeSettings(), description="how probes are trained")
+    shift: ShiftSettings = Field(description="which system prompts are tried")
 
     @classmethod
     def settings_customise_sources(

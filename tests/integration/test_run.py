@@ -19,6 +19,7 @@ import yaml
 from prefprobe.store.formats import read_parquet
 from prefprobe.store.objects import ObjectStore
 from prefprobe.tasks.pool import DEMO
+from tests.store_page import differences, stored
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 TOPICS = ("math", "fiction", "travel", "clerical")
@@ -105,6 +106,11 @@ def test_a_second_run_is_all_cache_hits(store: Path, preset: Path) -> None:
     assert len(steps) > 15
     assert all(line.endswith("cached") for line in steps)
     assert {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()} == before
+
+
+def test_the_page_on_the_store_knows_every_file_and_column(store: Path) -> None:
+    unknown, _ = differences(stored(store))
+    assert unknown == []
 
 
 def test_kill_nine_anywhere_ends_in_the_same_verdict(store: Path, preset: Path, tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The page on the store against what a study writes. All of its steps are real but for the forward passes: no torch."""
+
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import yaml
+
+from prefprobe.config import load_config
+from prefprobe.progress import Progress
+from prefprobe.store.formats import npz_bytes
+from prefprobe.study.export import export_features
+from prefprobe.study.run import Run, run_nodes
+from prefprobe.thurstonian.fit_files import fit_choices
+from tests.fault_server import Behaviour, FaultServer
+from tests.store_page import PAGE, described, differences, stored
+
+WIDTH, LAYERS = 8, (1, 2)
+
+
+def worth(text: str) -> float:
+    return float(text.rpartition("u=")[2].rstrip("."))
+
+
+def extract(
+    model: Any, rows: Sequence[tuple[str, str, str | None]], layers: Sequence[int], store: Any, part: int, *_: Any
+) -> dict[str, Any]:
+    """Parts like those of `activations.extraction.extract`: what a task is worth along one direction, and noise."""
+    parts = {}
+    for k in range(0, len(rows), part):
+        some = rows[k : k + part]
+        rng = np.random.default_rng(k)
+        values = np.array([[worth(text)] for _, text, _ in some]) + rng.normal(size=(len(some), WIDTH))
+        arrays = {f"layer_{layer}": values.astype(np.float32) for layer in layers}
+        name = f"part-{k // part:05d}.npz"
+        parts[name] = store.write_part(name, npz_bytes({"task_ids": np.array([id_ for id_, _, _ in some]), **arrays}))
+    return parts
+
+
+def write_study(folder: Path, url: str) -> Path:
+    """A preset: 36 tasks with planted utilities, chosen over an API with a judge, and one experiment."""
+    rng = random.Random(3)
+    tasks = [
+        {"id": f"t{i:02d}", "text": f"Task {i}, u={rng.gauss(0, 1.2):+.2f}.", "topic": f"k{i % 3}"} for i in range(36)
+    ]
+    (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(task)}\n" for task in tasks))
+    prompts = [{"id": f"p{i}", "text": f"Prompt {i}.", "targets": {f"k{i}": 1}} for i in range(2)]
+    moved = [{"id": f"s{i}", "text": f"Shifted, u={i / 4}.", "topic": "k0", "labels": [f"k{i % 2}"]} for i in range(4)]
+    experiment = {"experiment": "own", "prompts": prompts, "task_sets": {"own": moved}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(experiment))
+    (folder / "weights.gguf").write_bytes(b"none")
+    learning = {"initial_degree": 4, "batch": 10, "max_rounds": 2}
+    values = {
+        "name": "small",
+        "model": {"source": str(folder / "weights.gguf")},
+        "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 24, "n_eval": 12},
+        "choices": {"engine": "api", "api": {"base_url": url, "model": "m", "key": "", "judge": {"model": "j"}}},
+        "train": learning,
+        "eval": learning,
+        "activations": {"part": 20},
+        "shift": {"comparisons": 2, "experiments": [str(folder / "own.yaml")]},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(values))
+    return folder / "small.yaml"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
+    """Every file that a study writes, and those of `export` and `fit`."""
+    folder = tmp_path_factory.mktemp("study")
+    loading, extraction = ModuleType("loading"), ModuleType("extraction")
+    model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted")
+    loading.__dict__.update(load_model=lambda *_, **__: model)
+    extraction.__dict__.update(extract=extract, layer_numbers=lambda *_: list(LAYERS))
+    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1)) as server:
+        patch.setitem(sys.modules, "prefprobe.activations.loading", loading)
+        patch.setitem(sys.modules, "prefprobe.activations.extraction", extraction)
+        run = Run.create(str(folder / "store"), load_config(write_study(folder, server.url)))
+        run_nodes(run, run.nodes.values(), Progress())
+    table = {"task_a": ["a", "b", "c"], "task_b": ["b", "c", "a"], "choice": ["a", "a", "refusal"]}
+    pa.parquet.write_table(pa.table(table), folder / "choices.parquet")
+    fit_choices(folder / "choices.parquet", folder / "fitted", compat=False, resamples=20)
+    export_features(run, "model", folder / "exported")
+    outside = [*folder.glob("fitted/*"), *folder.glob("exported/*")]
+    named = {f"Files of commands/{p.parent.name}/{p.name}": p.read_bytes() for p in outside if p.suffix != ".csv"}
+    return [*stored(folder / "store"), *named.items()]
+
+
+def test_every_file_and_column_is_described_and_every_described_one_is_there(files: list[tuple[str, bytes]]) -> None:
+    assert len(described()) > 40
+    assert differences(files) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "unknown", "missing"),
+    [
+        ("| `se` float64 | Standard error of μ. |\n", "", "measure/utilities.parquet: se float64", ""),
+        ("| `sigma` float64 | How", "| `sigma` float32 | How", "measure/utilities.parquet: sigma float64", "sigma"),
+        ("| `claims[].why` |", "| `claims[].because` |", "report/verdict.json: claims[].why", "claims[].because"),
+        ("| `<target>_<L>_b` float64 () |", "| `<target>_<L>_b` float64 (d) |", "_b float64 ()", "_b"),
+        ("### tasks.json\n", "### job.json\n", "tasks/tasks.json", "tasks/job.json"),
+        ("| `group` |", "| `groups` |", "report/overview.csv: group", "report/overview.csv: groups"),
+    ],
+)
+def test_a_page_that_says_something_else_is_found_out(
+    files: list[tuple[str, bytes]], line: str, instead: str, unknown: str, missing: str
+) -> None:
+    assert PAGE.count(line) >= 1
+    found = differences(files, PAGE.replace(line, instead, 1))
+    assert any(unknown in said for said in found[0])
+    assert any(missing in said for said in found[1]) or not missing
