@@ -148,10 +148,9 @@ def written() -> dict[str, str]:
     tasks: list[dict[str, Any]] = []
     for name in TEMPLATES:
         holds = LEAVES[name].holds
+        alike = name in several and any(task["several"] and task["holds"] == holds for task in tasks)
         task = {"name": name, "waits": waits[name] or ["start"], "note": NOTES.get(name), "why": WHY.get(name)}
-        task |= {"several": name in several, "holds": holds, "arguments": holds or "node"}
-        task["alike"] = task["several"] and any(t["several"] and t["holds"] == holds for t in tasks)
-        tasks.append(task)
+        tasks.append(task | {"several": name in several, "holds": holds, "arguments": holds or "node", "alike": alike})
     presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     files["replicate"] = environment.get_template("replicate.yaml.j2").render(tasks=tasks, presets=presets)
     return files
