@@ -184,8 +184,8 @@ def printed(cluster: Cluster, images: None, tmp_path_factory: pytest.TempPathFac
         cluster.run("bash", "-c", f"cd {shlex.quote(str(ROOT))} && {command}")
     said = tmp_path_factory.mktemp("printed") / "said"
     with said.open("w") as file:
-        command = ["bash", "-c", f"cd {shlex.quote(str(ROOT))} && exec {last}"]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=cluster.env)
+        at_last = ["bash", "-c", f"cd {shlex.quote(str(ROOT))} && exec {last}"]
+        process = subprocess.Popen(at_last, stdout=file, stderr=subprocess.STDOUT, env=cluster.env)
     try:
         yield Printed(name, process, said)
     finally:
