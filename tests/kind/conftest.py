@@ -103,21 +103,22 @@ class Cluster:
 
     def ended(self, name: str, minutes: float = 20) -> dict[str, Any]:
         """The workflow, once it has ended."""
-        wait_for(lambda: "finishedAt" in self._status(name) and self._status(name)["finishedAt"], minutes * 60, name)
-        return self.workflow(name)
 
-    def _status(self, name: str) -> dict[str, Any]:
-        return dict(self.workflow(name).get("status") or {})
+        def look() -> dict[str, Any] | None:
+            found = self.workflow(name)
+            return found if found.get("status", {}).get("finishedAt") else None
+
+        return dict(wait_for(look, minutes * 60, name, every=2))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What `condition` gives once it is true."""
+def wait_for(condition: Callable[[], Any], seconds: float, what: str, every: float = 0.5) -> Any:
+    """What `condition` gives once it is true. A look takes a part of the cores that the cluster works with."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = condition()
         if found:
             return found
-        time.sleep(0.5)
+        time.sleep(every)
     raise AssertionError(f"{what}: not after {seconds:.0f} s")
 
 

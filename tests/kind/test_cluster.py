@@ -138,7 +138,7 @@ def first(cluster: Cluster, release: Release) -> First:
                 )
         return bool(cluster.workflow(name).get("status", {}).get("finishedAt"))
 
-    wait_for(has_ended, 1200, name)
+    wait_for(has_ended, 1200, name, every=1)
     return cluster.workflow(name), list(seen.values()), looked
 
 
@@ -558,7 +558,7 @@ def test_a_workflow_that_was_stopped_is_to_be_submitted_again(cluster: Cluster, 
         nodes = cluster.workflow(name).get("status", {}).get("nodes", {}).values()
         return [n["displayName"] for n in nodes if n["phase"] == "Pending" and "Waiting for" in n.get("message", "")]
 
-    wait_for(waiting, 300, "a node that waits for a GPU")
+    wait_for(waiting, 300, "a node that waits for a GPU", every=1)
     cluster.argo("stop", name)
     stopped = cluster.ended(name)
     assert stopped["status"]["phase"] == "Failed"
