@@ -206,13 +206,12 @@ class Printed:
 def test_the_printed_commands_begin_the_demo_with_pods_as_large_as_it_needs(cluster: Cluster, printed: Printed) -> None:
     """It ends at the end of these tests."""
 
-    def running() -> dict[str, Any]:
-        found = json.loads(cluster.run("kubectl", "-n", printed.namespace, "get", "pods", "-o", "json"))["items"]
-        pods = {pod["metadata"]["labels"].get("app.kubernetes.io/component"): pod for pod in found}
-        pod = pods.get("measure", {})
-        return dict(pod) if pod.get("status", {}).get("phase") == "Running" else {}
+    def running() -> list[dict[str, Any]]:
+        select = "app.kubernetes.io/component=measure"
+        found = cluster.run("kubectl", "-n", printed.namespace, "get", "pods", "-l", select, "-o", "json")
+        return [pod for pod in json.loads(found)["items"] if pod["status"]["phase"] == "Running"]
 
-    measure = wait_for(running, 300, "a running pod of measure")
+    measure, *_ = wait_for(running, 300, "a running pod of measure", every=1)
     (main,) = [c for c in measure["spec"]["containers"] if c["name"] == "main"]
     assert main["resources"]["requests"] == {"cpu": "1", "memory": "3Gi", "nvidia.com/gpu": "1"}
     assert main["image"] == f"{REGISTRY}prefprobe-measure:{__version__}"
