@@ -43,7 +43,7 @@ epoch = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo check test test-here test-cluster bench images push requirements clean
+.PHONY: help setup demo check test test-here test-cluster bench argo images push requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -71,13 +71,17 @@ test-cluster: setup $(DONE)/dev ## the chart, then the study on a kind cluster: 
 bench: setup $(DONE)/dev ## run each file in benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
-images: ## build the two bases, an image for every step, and the demo's models (variables: see above in the Makefile)
+argo: $(DONE)/dev $(DONE)/package ## write argo/templates/ from the graph of the study and the tables in argo/write.py
+	$(BIN)/python argo/write.py
+
+images: ## build the two bases, an image for every Argo template, and the demo's models (variables: see above in the Makefile)
 	$(build_on_python) $(epoch) --file images/base/cpu/Dockerfile --tag $(call image,cpu) .
 	$(build_on_python) $(epoch) --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL) --file images/base/gpu/Dockerfile --tag $(call image,gpu) .
 	$(build_on_python) --file images/demo-models/Dockerfile --tag $(call image,demo-models) .
 	@set -e; for step in $(filter-out base demo-models,$(notdir $(wildcard images/*))); do \
 		kind=$$(sed -n 's/^ARG BASE=prefprobe-\([a-z]*\):.*/\1/p' "images/$$step/Dockerfile"); echo "prefprobe-$$step on prefprobe-$$kind"; \
-		$(build) --quiet --build-arg "BASE=$(REGISTRY)prefprobe-$$kind:$(VERSION)" --tag "$(REGISTRY)prefprobe-$$step:$(VERSION)" "images/$$step"; \
+		$(build) --quiet --build-arg "BASE=$(REGISTRY)prefprobe-$$kind:$(VERSION)" --tag "$(REGISTRY)prefprobe-$$step:$(VERSION)" \
+			--file "images/$$step/Dockerfile" .; \
 	done
 
 push: ## push the images to REGISTRY

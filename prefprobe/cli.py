@@ -13,7 +13,9 @@ from prefprobe import __version__
 from prefprobe.cluster.commands import cluster
 from prefprobe.errors import PrefprobeError
 
-_TERMINATION_LOG = 1000  # characters; Kubernetes keeps 4096 bytes
+_TERMINATION_LOG = "PREFPROBE_TERMINATION_LOG"
+"""The variable that the pods of the chart have: where a failure's sentence goes."""
+_LONGEST = 1000  # characters of it; Kubernetes keeps 4096 bytes
 
 _STORE = click.option(
     "--store", envvar="PREFPROBE_STORE", default="store", show_default=True, help="A folder, or s3://bucket/prefix."
@@ -50,10 +52,10 @@ class _Main(click.Group):
 
 def _tell_kubernetes(sentence: str) -> None:
     """In a pod, leave the sentence where Kubernetes and Argo take the reason of a failure from."""
-    log = os.environ.get("PREFPROBE_TERMINATION_LOG")
+    log = os.environ.get(_TERMINATION_LOG)
     if log:
         with contextlib.suppress(OSError):
-            Path(log).write_text(sentence[:_TERMINATION_LOG], "utf-8")
+            Path(log).write_text(sentence[:_LONGEST], "utf-8")
 
 
 @click.group(cls=_Main)
@@ -126,28 +128,37 @@ def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) ->
 @click.option("--set", "lines", default="", help="Overrides as with `run`, one KEY=VALUE a line.")
 @click.option("--run", "run_id", default="", help="Name the run; by default the id follows from the configuration.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for the run's id and its fan-out."
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for what a workflow needs to know of it."
 )
 @_STORE
 def start(preset: Path, text: str, lines: str, run_id: str, out: Path | None, store: str) -> None:
     """Pin every source and put the run into the store, for others to run its steps.
 
-    In --out, the file `run` holds the run's id, and a file for each step a JSON list of its nodes: what a workflow fans
-    out over.
+    In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes, which a workflow
+    fans out over, and `model-memory` and the like what its pods ask for.
     """
+    from prefprobe.cluster.pod import require_models
     from prefprobe.config import load_config
+    from prefprobe.plan.pods import pod_requests
     from prefprobe.store.keys import canonical_json
     from prefprobe.study.graph import fan_out
     from prefprobe.study.run import Run
 
     overrides = [line.strip() for line in lines.splitlines() if line.strip()]
-    study = Run.create(store, load_config(preset, overrides, text or None), run_id or None)
+    config = load_config(preset, overrides, text or None)
+    if _TERMINATION_LOG in os.environ:
+        require_models(config)
+    study = Run.create(store, config, run_id or None)
+    requests = pod_requests(config)
     study.save()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "run").write_text(study.id)
         for name, nodes in fan_out(study.nodes).items():
             (out / name).write_bytes(canonical_json(nodes))
+        for holds, request in requests.items():
+            (out / f"{holds}-cpu").write_text(str(request.cpu))
+            (out / f"{holds}-memory").write_text(f"{request.memory}Gi")
     click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes")
 
 
@@ -186,7 +197,7 @@ def check_store(store: str) -> None:
 @main.command()
 @click.argument("workflow")
 @click.option("--status", required=True, help="How the workflow ended, as Argo says it.")
-@click.option("--failures", default="", help="Argo's list of failed nodes, JSON.")
+@click.option("--failures", default="", help="Argo's list of failed nodes and attempts, JSON.")
 @click.option("--run", "run_id", default="", help="The run; empty if it was never started.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 @_STORE
@@ -204,6 +215,8 @@ def outcome(workflow: str, status: str, failures: str, run_id: str, out: Path | 
         out.write_text(page, "utf-8")
     for failure in about["failures"]:
         click.echo(f"{failure['node']}: {failure['message']}")
+    for attempt in about["attempts"]:
+        click.echo(f"{attempt['node']}, attempt {attempt['attempt']}, was repeated: {attempt['message']}")
     click.echo(f"{workflow} {status}: {objects.describe(f'workflows/{workflow}.html')}")
 
 

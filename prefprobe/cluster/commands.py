@@ -122,11 +122,17 @@ def logs(name: str, node: str | None, follow: bool, namespace: str | None) -> No
 @_NAME
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True)
 @click.option(
-    "--store", envvar="PREFPROBE_STORE", help="The chart's store.url; without an Argo Server the report is read there."
+    "--store",
+    envvar="PREFPROBE_STORE",
+    help="The chart's store.url, from which a report is read without an Argo Server.",
 )
 @_NAMESPACE
 def report(name: str, out: Path, store: str | None, namespace: str | None) -> None:
-    """Fetch the report of a workflow, a single file for any browser."""
+    """Fetch the report of a workflow, a single file for any browser.
+
+    An Argo Server has it. With a kubeconfig it is read from the store: with --store, and the store's keys in
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL, for a server other than AWS).
+    """
     from prefprobe.cluster.nodes import pod_nodes, run_id
     from prefprobe.store.objects import ObjectStore
 
@@ -141,7 +147,10 @@ def report(name: str, out: Path, store: str | None, namespace: str | None) -> No
     page = workflows.report(name, made.node_id)
     if page is None:
         if store is None:
-            raise BadConfig("Kubernetes has no reports: give --store, the chart's store.url, or set ARGO_SERVER.")
+            raise BadConfig(
+                "Kubernetes has no reports: give --store, the chart's store.url, with the store's keys in AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY, or set ARGO_SERVER."
+            )
         page = ObjectStore.open(store).get(f"runs/{run_id(workflow)}/report/index.html")
     out.write_bytes(page)
     click.echo(f"{out}: the report of run {run_id(workflow)}, {len(page) / 1e6:.1f} MB")

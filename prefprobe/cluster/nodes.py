@@ -1,12 +1,14 @@
 """What a workflow's status says of the study's nodes."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from prefprobe.errors import PrefprobeError
+from prefprobe.errors import PrefprobeError, TemporaryFailure
 
 ENDED = ("Succeeded", "Failed", "Error")
+_SAYS_LESS = re.compile(r"Error: (Err)?ImagePull")  # than the warning before it, which names image and cause
 
 
 class WorkflowFailed(PrefprobeError):
@@ -88,13 +90,38 @@ def failure(workflow: dict[str, Any]) -> WorkflowFailed | None:
     """What to tell of a workflow that has ended badly."""
     if phase(workflow) not in ("Failed", "Error"):
         return None
+    name = workflow["metadata"]["name"]
+    if workflow["spec"].get("shutdown"):
+        said = "submit it again, as `prefprobe cluster rerun` does: what is finished is in the store"
+        return WorkflowFailed(f"{name} was stopped; {said}.", TemporaryFailure.exit_code)
     failed = [n for n in pod_nodes(workflow) if n.phase in ("Failed", "Error")]
     told = [f"{n.id}: {re.sub(r'^main: Error ', '', n.message)}" for n in failed]
     codes = [int(n.code) for n in failed if n.code.isdigit()]
     said = "; ".join(told) or workflow["status"].get("message") or "no node says why"
-    return WorkflowFailed(
-        f"{workflow['metadata']['name']} failed: {said}", next((c for c in codes if c in (75, 66, 78)), 1)
-    )
+    return WorkflowFailed(f"{name} failed: {said}", next((c for c in codes if c in (75, 66, 78)), 1))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What Kubernetes warned of last, of a pod."""
+
+    reason: str
+    """One word, such as FailedMount."""
+    message: str
+
+
+def troubles(events: Iterable[dict[str, Any]]) -> dict[str, Trouble]:
+    """{pod: trouble}, by the warnings among the events of a namespace."""
+    found: dict[str, Trouble] = {}
+    for event in sorted(events, key=_time):
+        pod, message = event["involvedObject"].get("name", ""), event.get("message") or ""
+        if event.get("type") == "Warning" and not (pod in found and _SAYS_LESS.match(message)):
+            found[pod] = Trouble(event.get("reason") or "", message)
+    return found
+
+
+def _time(event: dict[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
 
 
 def _attempt(display_name: str) -> int:

@@ -13,28 +13,29 @@ from prefprobe.store.objects import ObjectStore
 from prefprobe.study.run import Run
 
 _EXIT = re.compile(r"\(exit code (\d+)\)(?:: )?(.*)", re.DOTALL)
-_ATTEMPT = re.compile(r"\(\d+\)$")
+_ATTEMPT = re.compile(r"(.*)\((\d+)\)", re.DOTALL)
+STOPPED = re.compile(r"(stopped|shutdown) with strategy", re.IGNORECASE)
+"""What Argo says of the nodes of a workflow that was stopped."""
 _NEXT = {
     75: "The cause was taken for temporary, and every retry is used up: when it is gone, retry the workflow.",
     78: "Trying again changes nothing: correct what the sentence names, then retry the workflow or submit it anew.",
     66: "Run the step that the sentence names, then retry the workflow.",
     137: "The container was killed, most often because it ran out of memory: give the step more, then retry the workflow.",
+    143: "The pod was asked to end, and every retry is used up: retry the workflow.",
     1: "This is a bug of prefprobe: the log of the pod ends in a traceback.",
 }
+_TEMPORARY = (75, 137, 143)
 
 
 def outcome(objects: ObjectStore, workflow: str, status: str, run_id: str, failures: str) -> dict[str, Any]:
     """The record of a workflow that has ended, as `workflows/<workflow>.json` holds it.
 
-    `failures` is Argo's JSON list of failed nodes, plain or quoted once more. Of the attempts of a node, which are pods, the
-    last is told; what only contains a failed pod is left out. `run_id` is "" where the run was never started.
+    `failures` is Argo's JSON list of failed nodes, plain or quoted once more; it names attempts too. A failure is a node
+    that did not succeed in the end, told by its last attempt; what only contains a failed pod is left out. `attempts` are
+    all others that failed. `run_id` is "" where the run was never started.
     """
-    about: dict[str, Any] = {
-        "workflow": workflow,
-        "status": status,
-        "run": run_id or None,
-        "failures": _failed(failures),
-    }
+    about: dict[str, Any] = {"workflow": workflow, "status": status, "run": run_id or None}
+    about |= _failed(failures, succeeded=status == "Succeeded")
     about["steps"], about["claims"] = [], []
     if run_id:
         try:
@@ -65,23 +66,37 @@ def write_outcome(objects: ObjectStore, about: dict[str, Any]) -> str:
     return page
 
 
-def _failed(failures: str) -> list[dict[str, Any]]:
+def _failed(failures: str, succeeded: bool) -> dict[str, Any]:
+    """What of the record comes from Argo's list: stopped, failures, attempts."""
     try:
         listed = json.loads(failures) if failures.strip() else []
         if isinstance(listed, str):
             listed = json.loads(listed)
     except json.JSONDecodeError:
-        return [{"node": "unknown", "code": None, "message": failures, "next": ""}]
-    nodes = sorted(listed or [], key=lambda n: n["finishedAt"] or "")
-    pods = [n for n in nodes if _ATTEMPT.search(n["displayName"])]
-    found: dict[str, dict[str, Any]] = {}
-    for node in pods or [n for n in nodes if n["message"]]:
-        match = _EXIT.search(node["message"])
-        code = int(match[1]) if match else None
-        name = _node_id(node["displayName"])
-        said = (match[2] if match else "") or node["message"]
-        found[name] = {"node": name, "code": code, "message": said, "next": _NEXT.get(code or 0, "")}
-    return list(found.values())
+        unread = {"node": "unknown", "code": None, "message": failures, "next": ""}
+        return {"stopped": False, "failures": [unread], "attempts": []}
+    nodes = {n["displayName"]: n for n in sorted(listed or [], key=lambda n: n["finishedAt"] or "")}
+    stopped = not succeeded and any(STOPPED.search(n["message"]) for n in nodes.values())
+    attempts = {name: (match[1], int(match[2]) + 1) for name in nodes if (match := _ATTEMPT.fullmatch(name))}
+    # the node that attempts belong to is in the list if none of them succeeded
+    last = {node: name for name, (node, _) in attempts.items() if node in nodes}
+    ended = list(last.values())
+    if not ended and not succeeded:
+        ended = [name for name, node in nodes.items() if node["message"] and name not in attempts]
+    failed = [_told(nodes[name]) for name in ended]
+    for each in failed:
+        each["next"] = "" if stopped and each["code"] in _TEMPORARY else _NEXT.get(each["code"] or 0, "")
+    repeated = [{**_told(nodes[name]), "attempt": k} for name, (_, k) in attempts.items() if name not in ended]
+    return {"stopped": stopped, "failures": failed, "attempts": repeated}
+
+
+def _told(node: dict[str, Any]) -> dict[str, Any]:
+    match = _EXIT.search(node["message"])
+    return {
+        "node": _node_id(node["displayName"]),
+        "code": int(match[1]) if match else None,
+        "message": (match[2] if match else "") or node["message"],
+    }
 
 
 def _node_id(display_name: str) -> str:

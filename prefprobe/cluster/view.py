@@ -2,30 +2,35 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from prefprobe.cluster.nodes import ENDED, PodNode, failure, phase, pod_nodes
+from prefprobe.cluster.nodes import ENDED, PodNode, Trouble, failure, phase, pod_nodes
 from prefprobe.cluster.workflows import Workflows, patiently
+from prefprobe.errors import PrefprobeError
 
 EVERY = 2.0  # seconds between looks
+PATIENCE = 10.0
+"""Seconds that a pod may take to start before Kubernetes' warnings of it are shown, and between looks for them."""
 _MARK = {"Succeeded": "done", "Failed": "failed", "Error": "failed", "Running": "runs", "Pending": "waits"}
 
 
 def watch(workflows: Workflows, name: str, console: Console) -> None:
     """Show a workflow until it has ended. Raises WorkflowFailed if it ended badly."""
     seen: dict[str, tuple[object, ...]] = {}
+    waits = _Waits(workflows)
     with _bars(console) as bars:
         tasks: dict[str, TaskID] = {}
         while True:
             workflow = patiently(lambda: workflows.get(name))
             for node in pod_nodes(workflow):
-                state = (node.phase, node.attempt)
+                trouble = waits.trouble(node)
+                state = (node.phase, node.attempt, trouble and trouble.reason)
                 if seen.get(node.id) != state:
                     seen[node.id] = state
-                    console.print(_line(node), markup=False)
+                    console.print(_line(node, trouble), markup=False)
                 if bars is not None:
                     _show(bars, tasks, node)
             if phase(workflow) in ENDED:
@@ -37,10 +42,32 @@ def watch(workflows: Workflows, name: str, console: Console) -> None:
     console.print(f"{name} succeeded", markup=False)
 
 
-def _line(node: PodNode) -> str:
+class _Waits:
+    """What keeps the pods that have not started."""
+
+    def __init__(self, workflows: Workflows) -> None:
+        self._workflows = workflows
+        self._since: dict[tuple[str, int], float] = {}
+        self._looked = 0.0
+        self._found: dict[str, Trouble] = {}
+
+    def trouble(self, node: PodNode) -> Trouble | None:
+        """Of a node whose pod has not started for a while; None if there is none, or none can be known."""
+        now = time.monotonic()
+        if node.phase != "Pending" or now - self._since.setdefault((node.id, node.attempt), now) < PATIENCE:
+            return None
+        if now - self._looked >= PATIENCE:
+            self._looked = now
+            with suppress(PrefprobeError):  # an account that may see workflows may not see events
+                self._found = self._workflows.troubles()
+        return self._found.get(node.pod)
+
+
+def _line(node: PodNode, trouble: Trouble | None) -> str:
     again = f" (attempt {node.attempt})" if node.attempt > 1 else ""
     where = f" on {node.host}" if node.host and node.phase == "Running" else ""
-    why = f": {node.message}" if node.message and node.phase != "Succeeded" else ""
+    message = trouble.message if trouble else node.message if node.phase != "Succeeded" else ""
+    why = f": {message}" if message else ""
     return f"{node.id:<24} {_MARK.get(node.phase, node.phase)}{where}{again}{why}"
 
 

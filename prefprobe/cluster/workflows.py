@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any, Protocol, TypeVar
 
+from prefprobe.cluster.nodes import Trouble, troubles
 from prefprobe.errors import BadConfig, InputMissing, TemporaryFailure
 
 GROUP, VERSION = "argoproj.io", "v1alpha1"
@@ -19,6 +20,8 @@ LOST_FOR = 120.0
 """Seconds for which a server may be away, as in a restart, before a command gives up."""
 _TIMEOUT = 30.0
 _LONGEST_SILENCE = 3600.0  # in a log that is followed
+_QUIET = 2.0  # seconds after which a stream of events has told those that there are
+_WARNINGS = "type=Warning,involvedObject.kind=Pod"
 
 T = TypeVar("T")
 
@@ -39,6 +42,9 @@ class Workflows(Protocol):
 
     def log(self, workflow: str, pod: str, follow: bool) -> Iterator[str]:
         """Lines of a pod's main container."""
+
+    def troubles(self) -> dict[str, Trouble]:
+        """{pod: what Kubernetes warned of last} of the pods of the namespace."""
 
     def report(self, workflow: str, node: str) -> bytes | None:
         """The report artifact of a node, None if it cannot be had from here."""
@@ -138,6 +144,12 @@ class Kubernetes:
         if rest:
             yield rest.decode("utf-8", "replace")
 
+    def troubles(self) -> dict[str, Trouble]:
+        """{pod: what Kubernetes warned of last} of the pods of the namespace."""
+        list_events = self._core.list_namespaced_event
+        reply = self._ask("the events", list_events, self.namespace, field_selector=_WARNINGS, _preload_content=False)
+        return troubles(json.loads(reply.data)["items"])
+
     def report(self, workflow: str, node: str) -> None:
         """Not from here: Kubernetes keeps no artifacts."""
         return
@@ -207,6 +219,25 @@ class ArgoServer:
                         yield str(entry["result"]["content"])
         except httpx2.HTTPError as error:
             raise self._unreachable(error) from None
+
+    def troubles(self) -> dict[str, Trouble]:
+        """{pod: what Kubernetes warned of last}. The server only streams events, those that there are at once."""
+        import httpx2
+
+        query, path = {"listOptions.fieldSelector": _WARNINGS}, f"/api/v1/stream/events/{self.namespace}"
+        events = []
+        try:
+            with self._http.stream("GET", path, params=query, timeout=httpx2.Timeout(_TIMEOUT, read=_QUIET)) as reply:
+                if reply.status_code >= 400:
+                    raise _failure(reply.status_code, "the events", self._server, _message(reply.read().decode()))
+                for line in reply.iter_lines():
+                    entry = json.loads(line.removeprefix("data: ")) if line.strip() else {}
+                    events += [entry["result"]] if "result" in entry else []
+        except httpx2.ReadTimeout:
+            pass
+        except httpx2.HTTPError as error:
+            raise self._unreachable(error) from None
+        return troubles(events)
 
     def report(self, workflow: str, node: str) -> bytes:
         """The report artifact of a node."""

@@ -21,7 +21,7 @@ from prefprobe.sources import cache_root, local_path
 _HASHED = 1 << 30
 """Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def model_facts(settings: ModelSettings) -> ModelFacts:
     template = compiled(found["template"], special) if found.get("template") else None
     counted = found.get("parameters")
     parameters = _parameters_by_name(settings.source) if counted is None else counted
-    by_type = None if parameters is None else parameters * _BYTES[settings.dtype]
+    by_type = None if parameters is None else parameters * BYTES[settings.dtype]
     return ModelFacts(
         name=settings.name or settings.source,
         lengths=PromptLengths(settings.chat, found.get("tokenizer"), template, special),
@@ -104,7 +104,7 @@ def _of_gguf(path: Path) -> dict[str, Any]:
     header = read_header(path)
     return {
         "parameters": header.parameters,
-        "weights": header.parameters * _BYTES["float32"],  # as which a run converts it
+        "weights": header.parameters * BYTES["float32"],  # as which a run converts it
         "n_layers": header.of_architecture("block_count"),
         "d": header.of_architecture("embedding_length"),
         "tokenizer": header.tokenizer(),

@@ -144,7 +144,7 @@ def plan(study: Study) -> list[Line]:
         counted = need != Need()
         name = node.id.removesuffix(f".{node.args.get('shard')}") if counted else node.step.name
         before = lines[name].needs if name in lines else ()
-        lines[name] = Line(name, TEMPLATES[node.template], (*before, need))
+        lines[name] = Line(name, TEMPLATES[node.template].node, (*before, need))
     return list(lines.values())
 
 

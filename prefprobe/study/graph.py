@@ -1,9 +1,9 @@
 """The graph of the study: which steps there are, what each reads, and which parameters make its result what it is.
 
-This is the only place that knows the graph. The local runner walks it and the Argo templates are tested against it.
+This is the only place that knows the graph. The local runner walks it, and `make argo` writes it for a cluster.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,10 +12,11 @@ from prefprobe.settings import Config, ModelSettings
 
 @dataclass(frozen=True)
 class Step:
-    """One kind of work: one image, one file in jobs/, one Argo template, one name on the command line."""
+    """One kind of work: one file in jobs/, one name on the command line, and on a cluster a template of its own."""
 
     name: str
     node: Literal["cpu", "gpu"]
+    """Where it runs as a rule; `gpu` takes torch too."""
     code: int
     """Raised whenever the same inputs would give another result; part of every key."""
     does: str
@@ -41,9 +42,28 @@ STEPS = {
 }
 
 
-TEMPLATES = {name: step.node for name, step in STEPS.items()}
-TEMPLATES |= {f"{name}-api": "cpu" for name, step in STEPS.items() if step.asks}
-"""Kind of node by Argo template."""
+@dataclass(frozen=True)
+class Template:
+    """One way to run a step on a cluster: one Argo template and one image, both of this name."""
+
+    name: str
+    step: Step
+    node: Literal["cpu", "gpu"]
+    """Kind of node."""
+    base: Literal["cpu", "gpu"]
+    """What its image is built on: images/base/gpu has torch, images/base/cpu has not."""
+
+
+def _templates() -> Iterator[Template]:
+    for name, step in STEPS.items():
+        yield Template(name, step, step.node, base=step.node)
+        if step.asks:
+            yield Template(f"{name}-api", step, "cpu", base="cpu")
+        if name == "embed":  # for encoders that take torch, which a CPU is enough for
+            yield Template("embed-torch", step, "cpu", base="gpu")
+
+
+TEMPLATES = {template.name: template for template in _templates()}
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class Node:
     """Everything but the inputs that the result depends on; part of the key."""
     reads: tuple[str, ...] = ()
     template: str = ""
-    """The Argo template that runs it: the step's name, or `<name>-api`."""
+    """The name of the one of TEMPLATES that runs it."""
 
 
 def features_of(config: Config) -> dict[str, str]:
@@ -84,7 +104,11 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
 
     def add(step: str, *instance: str | int, reads: tuple[str, ...] = (), params: dict[str, Any], **args: Any) -> str:
         id_ = ".".join([step, *map(str, instance)])
-        template = f"{step}-api" if STEPS[step].asks and config.choices.engine == "api" else step
+        template = step
+        if STEPS[step].asks and config.choices.engine == "api":
+            template = f"{step}-api"
+        if step == "embed" and f"encoder.{args['features']}.torch" in pins:  # numpy does not read this encoder
+            template = "embed-torch"
         nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, template)
         return id_
 

@@ -4,6 +4,7 @@ import importlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -178,8 +179,7 @@ class Run:
         started = time.monotonic()
         inputs = {name: self._manifests[name] for name in node.reads}
         job = Job(node, self.config, self.pins, self.id, inputs, store, self.objects, progress)
-        module = importlib.import_module(f"prefprobe.jobs.{node.step.name.replace('-', '_')}")
-        outputs = module.run(job)
+        outputs = _load_job(node).run(job)
         meta = {"node": node.id, "seconds": round(time.monotonic() - started, 2), "versions": versions()}
         self._manifests[node.id] = store.commit(outputs, meta)
         self._save(node, self._manifests[node.id])
@@ -232,6 +232,18 @@ def run_nodes(run: Run, nodes: Iterable[Node], progress: Progress) -> float:
                 _, cached = run.execute(node, progress)
             progress.line(f"{prefix}  cached" if cached else f"{prefix}  done in {time.monotonic() - started:.1f} s")
     return time.monotonic() - began
+
+
+def _load_job(node: Node) -> ModuleType:
+    name = f"prefprobe.jobs.{node.step.name.replace('-', '_')}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise BadConfig(
+            f"{node.id}: this image does not carry the step {node.step.name}; run it in prefprobe-{node.template}."
+        ) from error
 
 
 def _record(run_id: str) -> str:

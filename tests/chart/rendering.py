@@ -97,7 +97,10 @@ def source_leaves() -> dict[str, dict[str, Any]]:
 
 
 def pod(leaf: Mapping[str, Any]) -> dict[str, Any]:
-    """The pod that Argo makes of a template; of Argo's own containers only what the template's patch says of them."""
+    """The pod that Argo makes of a template whose inputs have their defaults.
+
+    Of Argo's own containers only what the template's patch says of them.
+    """
     same = (
         "automountServiceAccountToken",
         "nodeSelector",
@@ -108,13 +111,20 @@ def pod(leaf: Mapping[str, Any]) -> dict[str, Any]:
     spec: dict[str, Any] = {key: deepcopy(leaf[key]) for key in (*same, "tolerations", "volumes") if key in leaf}
     spec["initContainers"] = [{"name": "init"}, *deepcopy(leaf.get("initContainers", []))]
     spec["containers"] = [{"name": "wait"}, {"name": "main", **deepcopy(leaf["container"])}]
-    patch = yaml.safe_load(leaf["podSpecPatch"])
+    patch = yaml.safe_load(with_defaults(leaf, leaf["podSpecPatch"]))
     for kind in ("initContainers", "containers"):
         by_name = {container["name"]: container for container in spec[kind]}
         for each in patch.pop(kind, []):
-            by_name[each["name"]] |= each
+            by_name[each["name"]] |= merged(by_name[each["name"]], each)
     metadata = {"name": leaf["name"], **leaf["metadata"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec | patch}
+
+
+def with_defaults(leaf: Mapping[str, Any], text: str) -> str:
+    """A text in a template, as Argo fills it where nothing is given."""
+    for parameter in leaf["inputs"]["parameters"]:
+        text = text.replace(f"{{{{inputs.parameters.{parameter['name']}}}}}", str(parameter.get("value", "")))
+    return text
 
 
 def pods(objects: Objects) -> dict[str, dict[str, Any]]:

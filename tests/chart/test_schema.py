@@ -62,7 +62,7 @@ def test_a_key_that_the_chart_does_not_know_is_named(path: tuple[str, ...]) -> N
         ({"resources": {"cpu": {"requests": {"memory": "4 GB"}}}}, "/resources/cpu/requests/memory"),
         ({"models": {"type": "disk"}}, "/models/type"),
         ({"models": {"type": "pvc"}}, "/models/pvc/claimName"),
-        ({"models": {"type": "image"}}, "/models/image"),
+        ({"models": {"image": "two words"}}, "/models/image"),
         ({"networkPolicy": {"egress": {"store": [{"from": []}]}}}, "from"),
         ({"devStore": {"enabled": True}, "store": {"existingSecret": ""}}, "/store/existingSecret"),
         ({"devStore": {"enabled": True}, "store": {"endpoint": "http://s3:9000"}}, "/store/endpoint"),

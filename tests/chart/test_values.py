@@ -7,13 +7,15 @@ import pytest
 import yaml
 
 from prefprobe import __version__
-from prefprobe.study.graph import STEPS, TEMPLATES
+from prefprobe.study.graph import TEMPLATES
 from tests.chart.rendering import CHART as CHART_FOLDER
 from tests.chart.rendering import KIND, NAMESPACE, Objects, leaves, parse, pod, render, run, source_leaves, tool
 
-GPU = {name for name, node in TEMPLATES.items() if node == "gpu"}
+GPU = {name for name, template in TEMPLATES.items() if template.node == "gpu"}
 CPU = {*TEMPLATES, "start", "outcome"} - GPU
-READ_MODELS = GPU | {"start", "embed"}
+READ_MODELS = GPU | {"start", "embed", "embed-torch"}
+FOLLOWS = GPU | {"embed-torch", "probe", "hoo"}
+"""Whose requests follow from the study."""
 DIGEST = "sha256:" + "a" * 64
 Leaf = dict[str, Any]
 
@@ -37,8 +39,8 @@ def images(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def test_every_step_has_its_own_image() -> None:
-    own = {name: f"prefprobe-{name}:{__version__}" for name in STEPS}
-    base = dict.fromkeys(({*TEMPLATES} - {*STEPS}) | {"start", "outcome", "test"}, f"prefprobe-cpu:{__version__}")
+    own = {name: f"prefprobe-{name}:{__version__}" for name in TEMPLATES}
+    base = dict.fromkeys(("start", "outcome", "test"), f"prefprobe-cpu:{__version__}")
     assert images({}) == own | base
     assert images({"devStore": {"enabled": True}})["seaweedfs"] == f"prefprobe-seaweedfs:{__version__}"
 
@@ -56,7 +58,7 @@ def test_registry_tag_digests_and_overrides(registry: str) -> None:
     assert found.pop("extract") == "other/extract:test"
     assert found.pop("outcome") == f"other/cpu@{DIGEST}"
     assert found.pop("seaweedfs") == "weed:4"
-    on_cpu = {found.pop(name) for name in ("start", "test", "measure-api", "shift-measure-api")}
+    on_cpu = {found.pop(name) for name in ("start", "test")}
     assert on_cpu == {f"{prefix}/prefprobe-cpu@{DIGEST}"}
     assert found.pop("probe") == f"{prefix}/prefprobe-probe@{DIGEST}"
     assert found == {name: f"{prefix}/prefprobe-{name}:0.2.0-rc.1" for name in found}
@@ -121,26 +123,65 @@ def test_priority(node: str, names: set[str]) -> None:
     changed({"priority": {node: "mine"}}, change)
 
 
+def ask(name: str, leaf: Leaf, **requests: str) -> None:
+    """Requests of a step that are given: over the file, and over those that follow from the study."""
+    leaf["container"]["resources"]["requests"] |= requests
+    if name in FOLLOWS:
+        patch = yaml.safe_load(leaf["podSpecPatch"])
+        (main,) = [each for each in patch["containers"] if each["name"] == "main"]
+        main["resources"]["requests"] |= requests
+        leaf["podSpecPatch"] = patch
+
+
+def with_resources(values: Mapping[str, Any], change: Callable[[str, Leaf], None]) -> None:
+    """As `changed`, by what patches of pods mean and not by their text."""
+    expected, found = leaves(render({})), leaves(render({"resources": values}))
+    for name, leaf in expected.items():
+        change(name, leaf)
+    for each in (expected, found):
+        for leaf in each.values():
+            patch = leaf["podSpecPatch"]
+            leaf["podSpecPatch"] = yaml.safe_load(patch) if isinstance(patch, str) else patch
+    assert found == expected
+
+
 @pytest.mark.parametrize(("node", "names"), [("cpu", CPU), ("gpu", GPU)])
 def test_resources_of_a_kind_of_node_go_over_the_files(node: str, names: set[str]) -> None:
     def change(name: str, leaf: Leaf) -> None:
         if name in names:
-            leaf["container"]["resources"]["requests"]["cpu"] = "50m"
+            ask(name, leaf, cpu="50m")
             leaf["container"]["resources"]["limits"]["ephemeral-storage"] = "10Gi"
 
-    changed({"resources": {node: {"requests": {"cpu": "50m"}, "limits": {"ephemeral-storage": "10Gi"}}}}, change)
+    with_resources({node: {"requests": {"cpu": "50m"}, "limits": {"ephemeral-storage": "10Gi"}}}, change)
 
 
 def test_resources_of_a_step_go_over_those_of_its_kind() -> None:
     def change(name: str, leaf: Leaf) -> None:
         if name in GPU:
-            leaf["container"]["resources"]["limits"] |= {"nvidia.com/gpu": 4 if name == "extract" else 2}
-        if name == "hoo":
-            leaf["container"]["resources"]["requests"]["memory"] = "64Gi"
+            leaf["container"]["resources"]["limits"]["memory"] = "400Gi" if name == "extract" else "200Gi"
+        if name in ("hoo", "report"):
+            ask(name, leaf, memory="64Gi")
 
-    two, four = ({"limits": {"nvidia.com/gpu": n}} for n in (2, 4))
-    steps = {"extract": four, "hoo": {"requests": {"memory": "64Gi"}}}
-    changed({"resources": {"gpu": two, "steps": steps}}, change)
+    some, more = ({"limits": {"memory": f"{n}Gi"}} for n in (200, 400))
+    asks = {"requests": {"memory": "64Gi"}}
+    with_resources({"gpu": some, "steps": {"extract": more, "hoo": asks, "report": asks}}, change)
+
+
+def test_a_pod_asks_for_what_follows_from_the_study_unless_a_value_says_otherwise() -> None:
+    values = {"resources": {"gpu": {"requests": {"memory": "7Gi"}}, "steps": {"probe": {"requests": {"cpu": "3"}}}}}
+    found = {}
+    for name, leaf in leaves(render(values)).items():
+        for parameter in leaf["inputs"]["parameters"]:  # what start said of the study
+            parameter["value"] = {"cpu": "2", "memory": "5Gi"}.get(parameter["name"], "")
+        (main,) = [each for each in pod(leaf)["spec"]["containers"] if each["name"] == "main"]
+        found[name] = main["resources"]["requests"]
+    assert {name: found[name] for name in FOLLOWS} == {
+        **{name: {"cpu": "2", "memory": "7Gi"} for name in GPU},
+        **{name: {"cpu": "2", "memory": "5Gi"} for name in ("embed-torch", "hoo")},
+        "probe": {"cpu": "3", "memory": "5Gi"},
+    }
+    written = source_leaves()
+    assert all(found[name] == written[name]["container"]["resources"]["requests"] for name in CPU - FOLLOWS)
 
 
 def test_models_in_a_claim() -> None:
@@ -153,15 +194,23 @@ def test_models_in_a_claim() -> None:
     changed({"models": {"type": "pvc", "pvc": {"claimName": "cache"}}}, change)
 
 
-def test_models_from_an_image_where_models_are_read() -> None:
-    found = leaves(
-        render({"models": {"type": "image", "image": "r.example/models:1"}, "images": {"pullPolicy": "Never"}})
-    )
+@pytest.mark.parametrize(
+    ("image", "digests", "copied"),
+    [
+        ("r.example/models:1", {}, "r.example/models:1"),
+        ("", {}, f"r.example/lab/prefprobe-demo-models:{__version__}"),
+        ("", {"prefprobe-demo-models": DIGEST}, f"r.example/lab/prefprobe-demo-models@{DIGEST}"),
+    ],
+    ids=["its own", "the demo's", "the demo's by digest"],
+)
+def test_models_from_an_image_where_models_are_read(image: str, digests: dict[str, str], copied: str) -> None:
+    where = {"registry": "r.example/lab", "pullPolicy": "Never", "digests": digests}
+    found = leaves(render({"models": {"type": "image", "image": image}, "images": where}))
     for name, leaf in found.items():
         assert ("initContainers" in leaf) == (name in READ_MODELS), name
         if name in READ_MODELS:
             (copy,) = leaf["initContainers"]
-            assert (copy["image"], copy["imagePullPolicy"]) == ("r.example/models:1", "Never")
+            assert (copy["image"], copy["imagePullPolicy"]) == (copied, "Never")
             assert copy["command"] == ["cp", "-R", "/models/.", "/copy/"]
             assert copy["volumeMounts"] == [{"name": "models", "mountPath": "/copy"}]
             assert {"name": "models", "emptyDir": {}} in leaf["volumes"]
@@ -275,7 +324,8 @@ def test_the_values_for_kind() -> None:
     objects = parse(done.stdout)
     assert environment(objects)["PREFPROBE_STORE"] == "s3://prefprobe/study"
     for name, leaf in leaves(objects).items():
-        resources = leaf["container"]["resources"]
+        (main,) = [each for each in pod(leaf)["spec"]["containers"] if each["name"] == "main"]
+        resources = main["resources"]
         assert leaf["container"]["imagePullPolicy"] == "Never"
         if name in GPU:
             assert resources["requests"] == {"cpu": "100m", "memory": "1Gi"}
@@ -287,14 +337,34 @@ def test_the_values_for_kind() -> None:
 
 
 def test_the_notes_name_the_next_commands() -> None:
-    given = ("--set", "store.url=s3://bucket/p,store.existingSecret=keys", "--dry-run=client")
+    given = ("--set", "store.url=s3://bucket/p,store.existingSecret=keys,models.type=image", "--dry-run=client")
     notes = run(tool("helm"), "install", "mine", CHART_FOLDER, "-n", "team", *given).stdout.partition("NOTES:")[2]
     for line in (
         "helm test mine -n team",
         "argo submit -n team --from workflowtemplate/prefprobe-replicate -p model=demo",
         "argo watch -n team @latest",
+        "AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… prefprobe cluster report @latest",
         "prefprobe cluster report @latest -n team --store s3://bucket/p --out report.html",
+        "After `argo stop` submit again",
         "Network policies cannot name the store's host",
     ):
         assert line in notes, line
     assert "cloud identity" not in notes
+    assert "AWS_ENDPOINT_URL" not in notes
+    there = ("--set", "store.endpoint=http://minio.example:9000", *given)
+    notes = run(tool("helm"), "install", "mine", CHART_FOLDER, "-n", "team", *there).stdout.partition("NOTES:")[2]
+    assert "AWS_ENDPOINT_URL=http://minio.example:9000 AWS_ACCESS_KEY_ID=…" in notes
+
+
+def test_the_notes_say_which_models_the_pods_have() -> None:
+    def notes(*values: str) -> str:
+        given = ("--set", ",".join(("store.url=s3://bucket/p", *values)), "--dry-run=client")
+        return run(tool("helm"), "install", "mine", CHART_FOLDER, "-n", "team", *given).stdout.partition("NOTES:")[2]
+
+    none = notes()
+    assert "-p model=demo" not in none
+    assert "models.type=none" in none
+    assert "-p model=gemma3" in none
+    image = notes("models.type=image")
+    assert "-p model=demo" in image
+    assert "models.type=none" not in image

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Gets what a test cluster needs: a docker engine, kind, kubectl, helm and argo, a node image, Argo's images, and a Python
-# image to build on. Where images can be pulled ($CACHE/mode is then "stock") these are the published ones. Where not
-# ("built") everything is made from Go modules and Debian packages: about 15 minutes on two cores, seconds once cached.
+# Gets what a test cluster needs: a docker engine, kind, kubectl, helm and argo, a node image, Argo's images, a Python image
+# to build on, and the project's images. Where images can be pulled ($CACHE/mode is then "stock") all but the last are the
+# published ones. Where not ("built") everything is made from Go modules and Debian packages: about 15 minutes on two cores,
+# seconds once cached.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/versions.sh"
@@ -156,6 +157,12 @@ python_base() {  # Debian's Python with this machine's certificate authorities, 
   DOCKER_BUILDKIT=0 docker build -q -t prefprobe/python-base:bookworm "$trust" >/dev/null 2>&1; rm -rf "$trust"
 }
 
+project() {  # the images of the project, on a Python image if one is named; their downloads go on while Go compiles
+  local docker=docker; [ -x /usr/bin/docker ] && docker=/usr/bin/docker   # Debian's, with the plugin that builds
+  make -C "$HERE/../.." images DOCKER=$docker BASE_IMAGE="${1:-}" > "$CACHE/images.log" 2>&1 \
+    || { tail -n 20 "$CACHE/images.log" >&2; say "the project's images were not built: $CACHE/images.log"; return 1; }
+}
+
 node() {  # the node image, with the images that kubeadm asks for in its containerd, and argo.tar
   docker image inspect $BUILT_NODE >/dev/null 2>&1 && [ -f argo.tar ] && return
   say "making $BUILT_NODE"
@@ -208,6 +215,7 @@ D
 
 engine
 if pulls; then
+  project & building=$!
   for name in kind kubectl helm argo; do
     command -v $name >/dev/null && continue
     go_at_least_126
@@ -221,6 +229,7 @@ if pulls; then
   echo stock > mode
 else
   command -v apt-get >/dev/null || give_up "images cannot be pulled, and without Debian's package manager none can be made"
+  { python_base; project prefprobe/python-base:bookworm; } & building=$!
   go_at_least_126
   kubernetes kubeadm kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
   tool etcd $ETCD go.etcd.io/etcd/server/v3
@@ -229,9 +238,9 @@ else
   tool helm $HELM helm.sh/helm/v4/cmd/helm
   argo argo argoexec workflow-controller
   pause
-  python_base
   node
   echo built > mode
 fi
 rm -rf "$GOCACHE"
+wait "$building" || give_up "the project's images are missing"
 say "ready ($(cat mode) images); kind, kubectl, helm and argo: $(command -v kind)"

@@ -22,16 +22,20 @@ from typing import Any
 import pytest
 
 from prefprobe import __version__
-from prefprobe.study.graph import STEPS
+from prefprobe.study.graph import TEMPLATES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = Path(os.environ.get("PREFPROBE_KIND_CACHE") or Path.home() / ".cache" / "prefprobe-kind")
+DOCKER = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
 NAMESPACE = "prefprobe-test"
 BUCKET = "prefprobe"
 KEYS = {"AWS_ACCESS_KEY_ID": "prefprobe", "AWS_SECRET_ACCESS_KEY": "only-for-the-test-cluster"}
-GPU_STEPS = sorted(name for name, step in STEPS.items() if step.node == "gpu")
-CPU_STEPS = sorted(name for name, step in STEPS.items() if step.node == "cpu")
+GPU = sorted(name for name, template in TEMPLATES.items() if template.node == "gpu")
+# but embed-torch, which no study here needs: its gigabytes of torch stay off the CPU node
+CPU = sorted(name for name, template in TEMPLATES.items() if (template.node, template.base) == ("cpu", "cpu"))
+REGISTRY = "registry.example.org/lab/"
+"""The README's, under which the nodes have every image too, as if they had pulled it from there."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,21 +103,22 @@ class Cluster:
 
     def ended(self, name: str, minutes: float = 20) -> dict[str, Any]:
         """The workflow, once it has ended."""
-        wait_for(lambda: "finishedAt" in self._status(name) and self._status(name)["finishedAt"], minutes * 60, name)
-        return self.workflow(name)
 
-    def _status(self, name: str) -> dict[str, Any]:
-        return dict(self.workflow(name).get("status") or {})
+        def look() -> dict[str, Any] | None:
+            found = self.workflow(name)
+            return found if found.get("status", {}).get("finishedAt") else None
+
+        return dict(wait_for(look, minutes * 60, name, every=2))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """What `condition` gives once it is true."""
+def wait_for(condition: Callable[[], Any], seconds: float, what: str, every: float = 0.5) -> Any:
+    """What `condition` gives once it is true. A look takes a part of the cores that the cluster works with."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = condition()
         if found:
             return found
-        time.sleep(0.5)
+        time.sleep(every)
     raise AssertionError(f"{what}: not after {seconds:.0f} s")
 
 
@@ -149,7 +154,7 @@ def images(cluster: Cluster) -> None:
     """Builds every image and puts it where it runs: the torch images only on the GPU node."""
     if os.environ.get("PREFPROBE_CLUSTER") and image_in(cluster, cluster.gpu_node, "prefprobe-extract-faulty:test"):
         return
-    docker = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
+    docker = DOCKER
     built = (CACHE / "mode").read_text().strip() == "built"
     base = ["BASE_IMAGE=prefprobe/python-base:bookworm"] if built else []
     cluster.run("make", "-C", ROOT, "images", f"DOCKER={docker}", *base, timeout=3600)
@@ -163,11 +168,14 @@ def images(cluster: Cluster) -> None:
     )
     cluster.run(docker, "build", "-q", "-t", f"prefprobe-seaweedfs:{__version__}", folder)
     models = f"prefprobe-demo-models:{__version__}"
-    cpu = [*(f"prefprobe-{name}:{__version__}" for name in ("cpu", *CPU_STEPS, "seaweedfs")), models]
-    gpu = [*(f"prefprobe-{name}:{__version__}" for name in GPU_STEPS), "prefprobe-extract-faulty:test", models]
+    cpu = [*(f"prefprobe-{name}:{__version__}" for name in ("cpu", *CPU, "seaweedfs")), models]
+    gpu = [*(f"prefprobe-{name}:{__version__}" for name in GPU), "prefprobe-extract-faulty:test", models]
     for node, names in ((cluster.cpu_node, cpu), (cluster.gpu_node, gpu)):
         load = f"{docker} save {' '.join(names)} | docker exec --privileged -i {node} ctr -n k8s.io images import -"
         cluster.run("bash", "-o", "pipefail", "-c", load, timeout=1800)
+        for name in names:
+            tag = ("ctr", "-n", "k8s.io", "images", "tag", "--force", f"docker.io/library/{name}", f"{REGISTRY}{name}")
+            cluster.run(docker, "exec", "--privileged", node, *tag)
     if (CACHE / "dockerd.pid").exists():  # an engine of ours: images of earlier builds have lost their names
         cluster.run(docker, "image", "prune", "--force")
 

@@ -3,9 +3,15 @@
 import itertools
 import json
 import re
+import shlex
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +23,12 @@ from prefprobe.study.graph import STEPS, TEMPLATES
 from tests.kind.conftest import (
     BUCKET,
     CACHE,
-    CPU_STEPS,
-    GPU_STEPS,
+    CPU,
+    DOCKER,
+    GPU,
+    KEYS,
     NAMESPACE,
+    REGISTRY,
     ROOT,
     Cluster,
     Release,
@@ -129,7 +138,7 @@ def first(cluster: Cluster, release: Release) -> First:
                 )
         return bool(cluster.workflow(name).get("status", {}).get("finishedAt"))
 
-    wait_for(has_ended, 1200, name)
+    wait_for(has_ended, 1200, name, every=1)
     return cluster.workflow(name), list(seen.values()), looked
 
 
@@ -148,6 +157,106 @@ print(json.dumps({
     "caps": [l.split()[1] for l in open("/proc/1/status") if l.startswith("CapEff")][0],
 }))
 """
+
+
+def printed_commands() -> list[str]:
+    """The commands of the README's installation, one a line."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = text.partition("**Installation.**")[2].partition("```")[2].partition("```")[0]
+    return [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="session")
+def printed(cluster: Cluster, images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Printed"]:
+    """The README's commands as they are printed; the last of them is at work beside all other tests.
+
+    The images lie in the nodes as if `make images push` and a pull had brought them there; the keys take the place of the
+    dots, and the bucket is one of the chart's own store.
+    """
+    images_, namespace, secret, install, last = printed_commands()
+    assert images_ == f"make images push REGISTRY={REGISTRY}"
+    name = namespace.split()[-1]
+    for key, value in KEYS.items():
+        assert f"{key}=…" in secret
+        secret = secret.replace(f"{key}=…", f"{key}={value}")
+    cluster.run("kubectl", "delete", "namespace", name, "--ignore-not-found", "--wait")
+    for command in (namespace, secret, f"{install} --set devStore.enabled=true --wait"):
+        cluster.run("bash", "-c", f"cd {shlex.quote(str(ROOT))} && {command}")
+    said = tmp_path_factory.mktemp("printed") / "said"
+    with said.open("w") as file:
+        at_last = ["bash", "-c", f"cd {shlex.quote(str(ROOT))} && exec {last}"]
+        process = subprocess.Popen(at_last, stdout=file, stderr=subprocess.STDOUT, env=cluster.env)
+    try:
+        yield Printed(name, process, said)
+    finally:
+        process.kill()
+        process.wait()
+    cluster.run("kubectl", "delete", "namespace", name, "--wait=false", check=False)
+
+
+@dataclass
+class Printed:
+    """The last of the README's commands, while it runs."""
+
+    namespace: str
+    process: subprocess.Popen[bytes]
+    said: Path
+
+
+def test_the_printed_commands_begin_the_demo_with_pods_as_large_as_it_needs(cluster: Cluster, printed: Printed) -> None:
+    """It ends at the end of these tests."""
+
+    def running() -> list[dict[str, Any]]:
+        select = "app.kubernetes.io/component=measure"
+        found = cluster.run("kubectl", "-n", printed.namespace, "get", "pods", "-l", select, "-o", "json")
+        return [pod for pod in json.loads(found)["items"] if pod["status"]["phase"] == "Running"]
+
+    measure, *_ = wait_for(running, 300, "a running pod of measure", every=1)
+    (main,) = [c for c in measure["spec"]["containers"] if c["name"] == "main"]
+    assert main["resources"]["requests"] == {"cpu": "1", "memory": "3Gi", "nvidia.com/gpu": "1"}
+    assert main["image"] == f"{REGISTRY}prefprobe-measure:{__version__}"
+    assert printed.process.poll() is None
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_an_image_carries_its_own_job_and_no_other(cluster: Cluster, images: None, name: str) -> None:
+    job = TEMPLATES[name].step.name.replace("-", "_")
+    look = f"import os, prefprobe.jobs.{job} as job; print(job.__file__, *sorted(os.listdir('/jobs')))"
+    said = cluster.run(DOCKER, "run", "--rm", "--entrypoint", "python3", f"prefprobe-{name}:{__version__}", "-c", look)
+    file, *found = said.split()
+    assert file.endswith(f"site-packages/prefprobe/jobs/{job}.py")
+    shared = {path.name for path in (ROOT / "jobs").glob("_*.py")}
+    assert set(found) - {"__pycache__"} == {f"{job}.py", *shared}
+
+
+def test_an_image_asked_for_the_step_of_another_names_that_one(cluster: Cluster, images: None, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    model = {"source": "owner/name", "revision": "0" * 40}
+    learning = {"batch": 10, "max_rounds": 2}
+    preset = {"name": "x", "model": model, "tasks": {"n_train": 24, "n_eval": 12}, "shift": {"comparisons": 2}}
+    text = json.dumps(preset | {"train": learning, "eval": learning})
+
+    def run(image: str, *args: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [DOCKER, "run", "--rm", "-v", f"{tmp_path}:/data", f"prefprobe-{image}:{__version__}", *args],
+            capture_output=True,
+            text=True,
+            env=cluster.env,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    store = ("--run", "r", "--store", "/data/store")
+    assert run("cpu", "start", "x.yaml", "--text", text, *store)[0] == 0
+    for image in ("probe", "cpu", "measure"):
+        code, said = run(image, "step", "tasks", *store)
+        last = said.splitlines()[-1]
+        assert (code, last) == (
+            78,
+            "prefprobe: tasks: this image does not carry the step tasks; run it in prefprobe-tasks.",
+        )
+        assert "Traceback" not in said
+    assert run("tasks", "step", "tasks", *store)[0] == 0
 
 
 def test_the_chart_installs_into_a_restricted_namespace_and_tests_itself(cluster: Cluster, release: Release) -> None:
@@ -174,9 +283,8 @@ def test_every_step_ran_in_its_own_image_on_its_kind_of_node(cluster: Cluster, f
         expected = cluster.gpu_node if labels["prefprobe.io/node"] == "gpu" else cluster.cpu_node
         assert pod["spec"]["nodeName"] == expected, pod["metadata"]["name"]
         assert ("nvidia.com/gpu" in main["resources"]["limits"]) == (expected == cluster.gpu_node)
-    assert {c for c in images if c in GPU_STEPS} == set(GPU_STEPS)
-    assert {c for c in images if c in CPU_STEPS} == set(CPU_STEPS)
-    assert all(images[step] == {f"prefprobe-{step}:{__version__}"} for step in STEPS)
+    own = {name: {f"prefprobe-{name}:{__version__}"} for name in (*CPU, *GPU) if name in STEPS}
+    assert images == own | {name: {f"prefprobe-cpu:{__version__}"} for name in ("start", "outcome")}
     names = {name for name in pods(workflow) if name.startswith("extract.")}
     assert names == {f"extract.model.{k}" for k in range(3)}
     assert all(n.get("hostNodeName") for n in pods(workflow).values())
@@ -231,6 +339,7 @@ def test_the_report_is_an_artifact_and_the_outcome_is_written(first: First, rele
     assert b"<script" not in page
     record = json.loads(release.object(STORE, f"workflows/{workflow['metadata']['name']}.json"))
     assert (record["status"], record["run"], record["failures"]) == ("Succeeded", run_of(workflow), [])
+    assert (record["attempts"], record["stopped"]) == ([], False)
     assert {s["state"] for s in record["steps"]} == {"done"}
 
 
@@ -287,6 +396,9 @@ def test_choices_over_an_api_need_no_gpu(cluster: Cluster, release: Release, fir
     ]
     nodes = {n["hostNodeName"] for n in asked if n["type"] == "Pod"}
     assert nodes == {cluster.cpu_node}
+    ran = cluster.get("pods", "-l", f"workflows.argoproj.io/workflow={done['metadata']['name']}")
+    images = {c["image"] for pod in ran for c in pod["spec"]["containers"] if "-api" in c["image"]}
+    assert images == {f"prefprobe-{step}-api:{__version__}" for step in ("measure", "shift-measure")}
     assert {n for n in pods(done) if "measure" in n} >= {"measure.train", "measure.eval", "shift-measure.0"}
     page = release.object(STORE, f"runs/{run_of(done)}/report/index.html").decode()
     assert "attempts lost" in page
@@ -370,6 +482,13 @@ def test_faults_of_every_kind_end_in_the_same_verdict(
     assert "OOMKilled" in attempts(workflow, "extract.model.0")[0]["message"]
     assert "deleted" in attempts(workflow, "extract.model.2")[0]["message"]
     assert verdict(release, store, workflow) == local[0]
+    record = json.loads(release.object(store, f"workflows/{name}.json"))
+    assert (record["status"], record["failures"]) == ("Succeeded", [])
+    repeated = {(a["node"], a["attempt"], a["code"]) for a in record["attempts"]}
+    assert repeated >= {("extract.model.0", 1, 137), ("extract.model.1", 1, 75), ("extract.model.1", 2, 75)}
+    page = release.object(store, f"workflows/{name}.html").decode()
+    assert "Attempts that were repeated" in page
+    assert "every retry is used up" not in page
     overrides = [word for value in small() for word in ("--set", value)]
     log = release.prefprobe(
         "run", ROOT / "presets" / "demo.yaml", *overrides, "--store", store
@@ -427,8 +546,33 @@ def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_mu
     }
 
 
+LATER = {"activations.fractions": [0.4, 0.7], "random_features": False}
+
+
+def test_a_workflow_that_was_stopped_is_to_be_submitted_again(cluster: Cluster, release: Release, first: First) -> None:
+    """Stopped while two nodes have the GPUs and others wait for them."""
+    name = submit(cluster, **LATER)
+
+    def waiting() -> list[str]:
+        nodes = cluster.workflow(name).get("status", {}).get("nodes", {}).values()
+        return [n["displayName"] for n in nodes if n["phase"] == "Pending" and "Waiting for" in n.get("message", "")]
+
+    wait_for(waiting, 300, "a node that waits for a GPU", every=1)
+    cluster.argo("stop", name)
+    stopped = cluster.ended(name)
+    assert stopped["status"]["phase"] == "Failed"
+    record = json.loads(release.object(STORE, f"workflows/{name}.json"))
+    assert record["stopped"] is True
+    assert record["failures"]
+    page = release.object(STORE, f"workflows/{name}.html").decode()
+    assert f"prefprobe cluster rerun {name}" in page
+    assert f"argo retry {name}" not in page
+    said = release.prefprobe("cluster", "watch", name, "-n", NAMESPACE, check=False)
+    assert f"{name} was stopped; submit it again" in said
+
+
 def test_a_run_goes_on_after_its_workflow_was_deleted(cluster: Cluster, release: Release) -> None:
-    other = {"activations.fractions": [0.4, 0.7], "random_features": False}
+    other = LATER
     name = submit(cluster, **other)
     wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2")
     done = {n for n, node in pods(cluster.workflow(name)).items() if node["phase"] == "Succeeded"}
@@ -455,13 +599,21 @@ def test_the_client_by_kubeconfig(cluster: Cluster, release: Release, first: Fir
     assert f"namespace {NAMESPACE} has no WorkflowTemplate prefprobe-probes" in bad
 
 
-def test_the_client_by_an_argo_server(cluster: Cluster, release: Release, first: First, tmp_path: Path) -> None:
+@contextmanager
+def by_argo_server(cluster: Cluster, release: Release) -> Iterator[Release]:
+    """The client with a token for an Argo Server and no kubeconfig."""
     cluster.kubectl("create", "serviceaccount", "reader")
     cluster.kubectl("create", "rolebinding", "reader", "--clusterrole=admin", f"--serviceaccount={NAMESPACE}:reader")
     token = cluster.kubectl("create", "token", "reader").strip()
     with forwarded(cluster, "argo", "service/argo-server", 2746) as port:
         server = {"ARGO_SERVER": f"127.0.0.1:{port}", "ARGO_TOKEN": f"Bearer {token}", "ARGO_SECURE": "false"}
-        by_server = Release(cluster, release.env | server | {"ARGO_NAMESPACE": NAMESPACE, "KUBECONFIG": "/nowhere"})
+        yield Release(cluster, release.env | server | {"ARGO_NAMESPACE": NAMESPACE, "KUBECONFIG": "/nowhere"})
+    cluster.kubectl("delete", "rolebinding/reader", "serviceaccount/reader")
+
+
+def test_the_client_by_an_argo_server(cluster: Cluster, release: Release, first: First, tmp_path: Path) -> None:
+    with by_argo_server(cluster, release) as by_server:
+        token = by_server.env["ARGO_TOKEN"].split()[1]
         name = first[0]["metadata"]["name"]
         assert f"{name} " in by_server.prefprobe("cluster", "list")
         by_server.prefprobe("cluster", "report", name, "--out", tmp_path / "r.html")
@@ -475,7 +627,35 @@ def test_the_client_by_an_argo_server(cluster: Cluster, release: Release, first:
         )
         assert "refused" in refused
         assert token not in log + said + refused
-    cluster.kubectl("delete", "rolebinding/reader", "serviceaccount/reader")
+
+
+def test_watch_says_what_keeps_a_pod_from_starting(cluster: Cluster, release: Release, first: First) -> None:
+    """An image and a volume claim that are not there, by kubeconfig and by an Argo Server."""
+    missing = ("--set", "images.overrides.probe=prefprobe-probe:missing")
+    release.upgrade(*missing, "--set", "models.type=pvc", "--set", "models.pvc.claimName=missing")
+    run, said = f"run={run_of(first[0])}", {}
+    with by_argo_server(cluster, release) as by_server, ThreadPoolExecutor() as pool:
+        watching = {}
+        for step in ("probe", "embed"):
+            name = cluster.submit("--from", f"workflowtemplate/prefprobe-{step}", "--entrypoint", step, "-p", run)
+            for way, client in (("kubeconfig", release), ("server", by_server)):
+                watching[step, way] = pool.submit(watched, client, name, 40)
+        said = {key: found.result() for key, found in watching.items()}
+    cluster.argo("delete", "-l", "workflows.argoproj.io/completed!=true")
+    release.upgrade()
+    for (step, way), log in said.items():
+        expected = {"probe": 'Container image "prefprobe-probe:missing" is not present', "embed": '"missing" not found'}
+        assert re.search(rf"^{step} +waits: .*{expected[step]}", log, re.MULTILINE), f"{step} by {way}:\n{log}"
+
+
+def watched(client: Release, name: str, seconds: float) -> str:
+    """What `prefprobe cluster watch` says of a workflow that never ends."""
+    command = [sys.executable, "-m", "prefprobe", "cluster", "watch", name, "-n", NAMESPACE]
+    try:
+        subprocess.run(command, env=client.cluster.env | client.env, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as ended:
+        return (ended.stdout or b"").decode() + (ended.stderr or b"").decode()
+    raise AssertionError(f"{name} has ended")
 
 
 def test_a_cpu_step_reaches_the_store_and_not_what_lies_outside(cluster: Cluster, release: Release) -> None:
@@ -526,6 +706,25 @@ def test_a_bad_parameter_is_refused_before_anything_is_measured(cluster: Cluster
     assert "did you mean `max_rounds`?" in cluster.argo("get", failed["metadata"]["name"])
     record = json.loads(release.object(STORE, f"workflows/{failed['metadata']['name']}.json"))
     assert record["run"] is None
+
+
+def test_a_study_whose_models_are_not_mounted_is_told_which_value_to_set(cluster: Cluster, release: Release) -> None:
+    release.upgrade("--set", "models.type=none")
+    failed = cluster.ended(submit(cluster))
+    release.upgrade()
+    message = pods(failed)["start"]["message"]
+    assert "is not in the cluster's pods: set models.type in the values of the chart to image" in message
+    assert pods(failed)["start"]["outputs"]["exitCode"] == "78"
+
+
+def test_the_printed_commands_have_run_the_demo(cluster: Cluster, printed: Printed) -> None:
+    code = printed.process.wait(timeout=1200)
+    listed = cluster.run("kubectl", "-n", printed.namespace, "get", "workflows", "-o", "json")
+    (workflow,) = json.loads(listed)["items"]
+    require_success(workflow)
+    assert code == 0
+    assert {"report", "outcome", "extract.untrained.0", "embed.minilm.shift"} <= set(pods(workflow))
+    assert "report(0)" in printed.said.read_text()
 
 
 def test_uninstalling_leaves_nothing_but_the_bucket(cluster: Cluster, release: Release) -> None:

@@ -1,20 +1,32 @@
-"""argo/ and the pipeline say the same: graph, images, node kinds, resources, parameters."""
+"""argo/ and the graph say the same: edges, images, node kinds, resources, parameters. Read here without its generator."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from argo.write import written
 from prefprobe import __version__
 from prefprobe.config import load_config
-from prefprobe.study.graph import STEPS, TEMPLATES, graph
+from prefprobe.study.graph import TEMPLATES, graph
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}
-LEAVES = {**dict.fromkeys(("start", "outcome"), "cpu"), **TEMPLATES}
-READ_MODELS = {"start", "embed", "measure", "extract", "shift-measure", "shift-score"}
+WITH_MODEL = ("measure", "extract", "shift-measure", "shift-score")
+CPU = {"start", "tasks", "topics", "measure-api", "embed", "embed-torch", "probe", "hoo", "shift-measure-api", "shift"}
+LEAVES = {**dict.fromkeys((*CPU, "report", "outcome"), "cpu"), **dict.fromkeys(WITH_MODEL, "gpu")}
+READ_MODELS = {"start", "embed", "embed-torch", *WITH_MODEL}
 ASK_PROVIDERS = {"topics", "measure-api", "shift-measure-api"}
+# what a pod holds decides what it asks for: cores, memory, and the memory at which it is ended
+REQUESTS = {
+    **dict.fromkeys(WITH_MODEL, ("model", "8", "64Gi", "160Gi")),
+    "embed-torch": ("encoder", "4", "16Gi", "64Gi"),
+    **dict.fromkeys(("probe", "hoo"), ("features", "4", "16Gi", "32Gi")),
+}
+# who waits for one waits for the other
+SIBLINGS = {"measure-api": "measure", "shift-measure-api": "shift-measure", "embed-torch": "embed"}
 
 
 class Pins(dict[str, str]):
@@ -38,49 +50,71 @@ def parameters(owner: dict[str, Any]) -> dict[str, Any]:
     return {p["name"]: p.get("value") for p in owner["parameters"]}
 
 
+def test_the_files_are_what_make_argo_writes() -> None:
+    files = {p.stem: p.read_text("utf-8") for p in (ROOT / "argo" / "templates").iterdir()}
+    assert files == written(), "argo/templates/ is not what the graph says: make argo"
+
+
 def test_one_template_for_every_step() -> None:
     assert set(WRITTEN) == {*LEAVES, "replicate"}
+    assert {name: t.node for name, t in TEMPLATES.items()} == {n: LEAVES[n] for n in LEAVES if n in TEMPLATES}
+    assert set(LEAVES) - set(TEMPLATES) == {"start", "outcome"}
     assert all(t["metadata"]["name"] == f"prefprobe-{name}" for name, t in WRITTEN.items())
 
 
 API = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
 MANY = ["base.source=b", "activations.shards=2", "shift.shards=2"]
+TORCH = {"encoder.minilm.torch": "t"}
+STUDIES = pytest.mark.parametrize(
+    ("engine", "pins"), [([], {}), (API, {}), ([], TORCH)], ids=["local", "api", "an encoder in torch"]
+)
 
 
-@pytest.mark.parametrize("engine", [[], API], ids=["local", "api"])
-def test_the_workflow_has_the_graph_of_the_pipeline(engine: list[str]) -> None:
-    nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(), "r")
+@STUDIES
+def test_the_workflow_has_the_graph_of_the_study(engine: list[str], pins: dict[str, str]) -> None:
+    nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(pins), "r")
     reads: dict[str, set[str]] = {node.template: set() for node in nodes.values()}
     for node in nodes.values():
         reads[node.template] |= {nodes[r].template for r in node.reads} - {node.template}
+    if pins:  # embed and embed-torch both have nodes, and who waits for one waits for both
+        assert reads["embed-torch"] == {"tasks"}
+        for waits in reads.values():
+            waits |= {"embed", "embed-torch"} if "embed-torch" in waits else set()
     assert set(dag()) == {"start", *TEMPLATES}
-    # of a template and its `-api` one has nodes, and who waits for one waits for both
+    # of a template and its sibling one has nodes, and who waits for one waits for both
     written = {name: set(task.get("dependencies", ())) & reads.keys() for name, task in dag().items() if name in reads}
     # what reads nothing waits for the run; an encoder's prompted texts are in embed with its tasks, which wait for them
     assert dag()["tasks"]["dependencies"] == ["start"]
     assert written == reads
 
 
-def test_who_waits_for_a_template_waits_for_its_api_too() -> None:
+def test_who_waits_for_a_template_waits_for_its_sibling_too() -> None:
+    assert {t.name: t.step.name for t in TEMPLATES.values() if t.name != t.step.name} == SIBLINGS
     for name, task in dag().items():
         waits = set(task.get("dependencies", ()))
-        for step in (s.name for s in STEPS.values() if s.asks):
-            assert (step in waits) == (f"{step}-api" in waits), name
+        for sibling, step in SIBLINGS.items():
+            assert (step in waits) == (sibling in waits), name
 
 
 def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
     several = set()
-    for engine in ([], API):
-        nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(), "r").values()
+    for engine, pins in (([], {}), (API, {}), ([], TORCH)):
+        nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(pins), "r").values()
         of = [node.template for node in nodes]
         several |= {template for template in of if of.count(template) > 1}
     outputs = {p["name"]: p["valueFrom"]["path"] for p in template("start")["outputs"]["parameters"]}
+    asked_for: set[str] = set()
     for name, task in dag().items():
         if name == "start":
             continue
         assert task["templateRef"] == {"name": f"prefprobe-{name}", "template": name}
         values = parameters(task["arguments"])
         assert values.pop("run") == "{{tasks.start.outputs.parameters.run}}"
+        if name in REQUESTS:
+            holds = REQUESTS[name][0]
+            for what in ("cpu", "memory"):
+                assert values.pop(what) == f"{{{{tasks.start.outputs.parameters.{holds}-{what}}}}}"
+                asked_for.add(f"{holds}-{what}")
         if name in several:
             assert task["withParam"] == f"{{{{tasks.start.outputs.parameters.{name}}}}}", name
             assert values == {"node": "{{item}}"}
@@ -88,14 +122,14 @@ def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
         else:
             assert "withParam" not in task, name
             assert values == {}, name
-    assert outputs == {"run": "/data/out/run"}
+    assert outputs == {name: f"/data/out/{name}" for name in ("run", *asked_for)}
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_a_leaf_runs_its_own_image_on_its_kind_of_node(name: str) -> None:
     leaf, node = template(name), LEAVES[name]
     container, labels = leaf["container"], leaf["metadata"]["labels"]
-    image = name if name in STEPS else "cpu"
+    image = name if name in TEMPLATES else "cpu"
     assert container["image"] == f"prefprobe-{image}:{__version__}"
     assert labels == {
         "app.kubernetes.io/name": "prefprobe",
@@ -106,6 +140,7 @@ def test_a_leaf_runs_its_own_image_on_its_kind_of_node(name: str) -> None:
     limits, requests = container["resources"]["limits"], container["resources"]["requests"]
     assert set(requests) == {"cpu", "memory"}
     assert set(limits) == ({"memory", "nvidia.com/gpu"} if node == "gpu" else {"memory"})
+    assert limits.get("nvidia.com/gpu", 1) == 1  # a model is loaded on one GPU whole
     gpu_only = {"nodeSelector", "tolerations", "synchronization", "pendingTimeout"}
     assert gpu_only & set(leaf) == (gpu_only if node == "gpu" else set())
     volumes = {"data"} | ({"models"} if name in READ_MODELS else set()) | ({"shm"} if node == "gpu" else set())
@@ -134,6 +169,21 @@ def test_a_leaf_is_restricted_and_knows_only_the_secrets_it_uses(name: str) -> N
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
+def test_a_pod_asks_for_what_its_study_takes(name: str) -> None:
+    leaf = template(name)
+    patch = yaml.safe_load(leaf["podSpecPatch"])
+    main = [c for c in patch["containers"] if c["name"] == "main"]
+    if name not in REQUESTS:
+        assert main == []
+        return
+    _, cpu, memory, limit = REQUESTS[name]
+    given = {what: f"{{{{inputs.parameters.{what}}}}}" for what in ("cpu", "memory")}
+    assert main == [{"name": "main", "resources": {"requests": given}}]
+    resources = leaf["container"]["resources"]
+    assert (resources["requests"], resources["limits"]["memory"]) == ({"cpu": cpu, "memory": memory}, limit)
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_a_leaf_is_retried_by_its_exit_code(name: str) -> None:
     leaf = template(name)
     retry = leaf["retryStrategy"]
@@ -144,11 +194,19 @@ def test_a_leaf_is_retried_by_its_exit_code(name: str) -> None:
     assert not {"daemon", "memoize"} & set(leaf)
 
 
+def test_no_file_promises_a_model_over_several_gpus() -> None:
+    for path in (ROOT / "helm/prefprobe/values.yaml", *(ROOT / "presets").iterdir(), ROOT / "README.md"):
+        text = " ".join(path.read_text("utf-8").replace("#", " ").split())
+        assert not re.search(r"two GPUs|several smaller ones|nvidia\.com/gpu: [2-9]", text), path.name
+
+
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_a_step_runs_alone(name: str) -> None:
     spec = WRITTEN[name]["spec"]
     assert spec["entrypoint"] == name
-    alone = {"run": None, "node": name.removesuffix("-api")}
+    alone = {"run": None, "node": SIBLINGS.get(name, name)}
+    if name in REQUESTS:
+        alone |= dict(zip(("cpu", "memory"), REQUESTS[name][1:3], strict=True))
     assert parameters(spec["arguments"]) == alone
     assert parameters(template(name)["inputs"]) == alone
     args = template(name)["container"]["args"]

@@ -1,6 +1,7 @@
 """The verbs that a workflow calls: start and outcome, and what a pod leaves for Kubernetes and Argo."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,63 @@ def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsy
     assert fanned["shift-score"] == [f"shift-score.{k}" for k in range(3)]
     assert fanned["measure"] == ["measure.train", "measure.eval"]
     assert run.id in capsys.readouterr().out
+
+
+def test_start_says_what_the_pods_of_the_study_ask_for(tmp_path: Path) -> None:
+    preset, out = study(tmp_path), tmp_path / "out"
+    asked = ["model-cpu", "model-memory", "encoder-cpu", "encoder-memory", "features-cpu", "features-memory"]
+    assert call("start", preset, "--out", out, "--store", tmp_path / "store") == 0
+    assert {name: (out / name).read_text() for name in asked} == {
+        "model-cpu": "8",
+        "model-memory": "64Gi",  # of these weights nothing can be known
+        "encoder-cpu": "1",
+        "encoder-memory": "2Gi",  # there is none
+        "features-cpu": "4",
+        "features-memory": "16Gi",
+    }
+    named = tmp_path / "tiny-0.5b"
+    (tmp_path / "weights").rename(named)
+    assert call("start", preset, "--set", f"model.source={named}", "--out", out, "--store", tmp_path / "store") == 0
+    assert ((out / "model-cpu").read_text(), (out / "model-memory").read_text()) == ("1", "5Gi")
+
+
+def test_start_in_a_pod_names_the_value_that_mounts_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "termination-log"
+    preset = study(tmp_path)
+    for key, source in (
+        ("model.source", "package:weights_of_nobody/model.gguf"),
+        ("model.source", "/models/mine"),
+        ("model.adapter", "/models/adapter"),
+        ("base.source", "package:weights_of_nobody/base"),
+        ("encoders.mine", "package:weights_of_nobody/encoder"),
+    ):
+        monkeypatch.setenv("PREFPROBE_TERMINATION_LOG", str(log))
+        assert call("start", preset, "--set", f"{key}={source}", "--store", tmp_path / "store") == 78
+        said = log.read_text()
+        assert f"prefprobe: {said}\n" == capsys.readouterr().err
+        assert said.startswith(f"{source} is not in the cluster's pods: set models.type")
+        assert "install it" not in said
+        monkeypatch.delenv("PREFPROBE_TERMINATION_LOG")  # on a laptop there is no chart
+        assert call("start", preset, "--set", f"{key}={source}", "--store", tmp_path / "store") == 78
+        assert "models.type" not in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_image_without_the_job_names_the_one_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    assert call("start", study(tmp_path), "--run", "mine", "--store", store) == 0
+    monkeypatch.setitem(sys.modules, "prefprobe.jobs.tasks", None)  # as if there were no such file
+    assert call("step", "tasks", "--run", "mine", "--store", store) == 78
+    said = "tasks: this image does not carry the step tasks; run it in prefprobe-tasks."
+    assert capsys.readouterr().err.splitlines()[-1] == f"prefprobe: {said}"
+    monkeypatch.delitem(sys.modules, "prefprobe.jobs.tasks")
+    monkeypatch.setitem(sys.modules, "prefprobe.tasks.sampling", None)  # what is missing here is no job: a bug
+    with pytest.raises(ModuleNotFoundError):
+        main(["step", "tasks", "--run", "mine", "--store", str(store)])
 
 
 def test_start_takes_the_preset_as_text_and_gives_the_same_run(tmp_path: Path) -> None:
@@ -112,8 +170,12 @@ def test_outcome_tells_what_failed_and_what_to_do(
         failed("extract", ""),
         failed("replicate-x", "child 'replicate-x-1' failed"),
         failed("shift(0)", f"main: Error (exit code 78): {sentence}"),
+        failed("shift", "retryStrategy.expression evaluated to false"),
         failed("probe(0:probe.model)(0)", "main: OOMKilled (exit code 137)"),
+        failed("probe(0:probe.model)", "No more retries left"),
         failed("hoo(0:hoo.model)(0)", "Pod was active on the node longer than the specified deadline"),
+        failed("hoo(0:hoo.model)", "No more retries left"),
+        failed("measure(0:measure.train)(0)", "main: OOMKilled (exit code 137)"),  # and its second attempt succeeded
     ]
     text = json.dumps(failures)
     args = ["--status", "Failed", "--run", "mine", "--failures", json.dumps(text) if quoted else text]
@@ -125,12 +187,70 @@ def test_outcome_tells_what_failed_and_what_to_do(
         ("probe.model", 137, "main: OOMKilled (exit code 137)"),
         ("hoo.model", None, "Pod was active on the node longer than the specified deadline"),
     }
+    assert {(a["node"], a["attempt"], a["message"]) for a in record["attempts"]} == {
+        ("extract.model.1", 1, "first"),
+        ("measure.train", 1, "main: OOMKilled (exit code 137)"),
+    }
+    assert record["stopped"] is False
     assert [s["state"] for s in record["steps"]][:2] == ["open", "waiting"]
     page = store.get("workflows/replicate-x.html").decode()
     assert page == (tmp_path / "o" / "page.html").read_text("utf-8")
     assert "no &lt;such&gt; file" in page
     assert "<script" not in page
+    assert "argo retry replicate-x" in page
     assert f"shift: {sentence}" in capsys.readouterr().out
+
+
+def test_the_outcome_of_what_succeeded_has_attempts_and_no_failures(tmp_path: Path) -> None:
+    """As Argo lists them where nodes succeeded at a later attempt."""
+    store = ObjectStore.open(str(tmp_path / "store"))
+    failures = json.dumps(
+        [
+            failed("extract(0:extract.model.0)(0)", "main: OOMKilled (exit code 137)"),
+            failed("extract(1:extract.model.1)(0)", "main: Error (exit code 75): the store answers 503"),
+            failed("extract(1:extract.model.1)(1)", "pod deleted"),
+        ]
+    )
+    assert call("outcome", "w", "--status", "Succeeded", "--failures", failures, "--store", store.url) == 0
+    record = read_json(store.get("workflows/w.json"))
+    assert record["failures"] == []
+    assert [(a["node"], a["attempt"], a["code"]) for a in record["attempts"]] == [
+        ("extract.model.0", 1, 137),
+        ("extract.model.1", 1, 75),
+        ("extract.model.1", 2, None),
+    ]
+    page = store.get("workflows/w.html").decode()
+    for word in ("What failed", "every retry is used up", "ran out of memory", "argo retry"):
+        assert word not in page
+    assert "Attempts that were repeated" in page
+    assert "the store answers 503" in page
+
+
+def test_the_outcome_of_what_was_stopped_says_to_submit_it_again(tmp_path: Path) -> None:
+    store = ObjectStore.open(str(tmp_path / "store"))
+    stopped = "Stopped with strategy 'Stop'"
+    failures = [
+        failed("measure(0:measure.train)(0)", "workflow shutdown with strategy:  Stop"),
+        failed("measure(0:measure.train)", stopped),
+        failed("extract(0:extract.model.0)(0)", stopped),  # it waited for the semaphore
+        failed("extract(0:extract.model.0)", stopped),
+        failed("topics(0)", "main: Error (exit code 78): three tasks have no topic; add a `topic` column."),
+        failed("topics", "retryStrategy.expression evaluated to false"),
+        failed("replicate-x", stopped),
+    ]
+    args = ["--status", "Failed", "--failures", json.dumps(failures), "--store", store.url]
+    assert call("outcome", "replicate-x", *args) == 0
+    record = read_json(store.get("workflows/replicate-x.json"))
+    assert record["stopped"] is True
+    assert {f["node"]: bool(f["next"]) for f in record["failures"]} == {
+        "measure.train": False,
+        "extract.model.0": False,
+        "topics": True,
+    }
+    page = store.get("workflows/replicate-x.html").decode()
+    assert "replicate-x was stopped" in page
+    assert "prefprobe cluster rerun replicate-x" in page
+    assert "<code>argo retry replicate-x" not in page
 
 
 def test_outcome_tells_of_a_workflow_that_failed_without_a_pod(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ import numpy.linalg._umath_linalg
 import pytest
 
 from prefprobe import __version__
-from prefprobe.study.graph import STEPS, Step
+from prefprobe.study.graph import TEMPLATES, Template
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "images"
 BASES = {"cpu": IMAGES / "base/cpu/Dockerfile", "gpu": IMAGES / "base/gpu/Dockerfile"}
 ON_PYTHON = [*BASES.values(), IMAGES / "demo-models/Dockerfile"]
-ALL = [*ON_PYTHON, *(IMAGES / name / "Dockerfile" for name in STEPS)]
+ALL = [*ON_PYTHON, *(IMAGES / name / "Dockerfile" for name in TEMPLATES)]
 ids = [str(path.parent.relative_to(IMAGES)) for path in ALL]
 
 
@@ -41,19 +41,37 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_one_dockerfile_for_each_step_and_no_other() -> None:
+def test_one_dockerfile_for_each_template_and_no_other() -> None:
     assert set(IMAGES.rglob("Dockerfile")) == set(ALL)
 
 
-@pytest.mark.parametrize("step", STEPS.values(), ids=list(STEPS))
-def test_an_image_of_a_step_adds_labels_and_its_command(step: Step) -> None:
-    prefix = "org.opencontainers.image"
-    assert instructions(IMAGES / step.name / "Dockerfile") == [
-        ("ARG", f"BASE=prefprobe-{step.node}:{__version__}"),
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=list(TEMPLATES))
+def test_an_image_of_a_step_adds_labels_its_job_and_its_command(template: Template) -> None:
+    prefix, step = "org.opencontainers.image", template.step
+    description = step.does if template.name == step.name else f"{step.does}, {OTHERWISE[template.name]}"
+    assert instructions(IMAGES / template.name / "Dockerfile") == [
+        ("ARG", f"BASE=prefprobe-{template.base}:{__version__}"),
         ("FROM", "${BASE}"),
-        ("LABEL", f'{prefix}.title="prefprobe-{step.name}" {prefix}.description="{step.does}"'),
+        ("LABEL", f'{prefix}.title="prefprobe-{template.name}" {prefix}.description="{description}"'),
+        ("COPY", f"--chmod=644 jobs/{step.name.replace('-', '_')}.py /jobs/"),
         ("CMD", json.dumps(["step", step.name])),
     ]
+    assert (ROOT / "jobs" / f"{step.name.replace('-', '_')}.py").is_file()
+
+
+OTHERWISE = dict.fromkeys(("measure-api", "shift-measure-api"), "through an API") | {"embed-torch": "with torch"}
+
+
+def test_torch_is_where_it_is_needed() -> None:
+    with_torch = {name for name, template in TEMPLATES.items() if template.base == "gpu"}
+    assert with_torch == {"measure", "extract", "embed-torch", "shift-measure", "shift-score"}
+
+
+@pytest.mark.parametrize("path", BASES.values(), ids=list(BASES))
+def test_a_base_carries_what_jobs_share_and_no_job(path: Path) -> None:
+    copied = [rest for word, rest in instructions(path) if word == "COPY" and "jobs" in rest.split()[0]]
+    assert copied == ["jobs/_*.py jobs/"]
+    assert (ROOT / "jobs" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("path", ALL, ids=ids)

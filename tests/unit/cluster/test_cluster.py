@@ -84,6 +84,9 @@ class Server(ThreadingHTTPServer):
     asked: list[tuple[str, str, Any]]
     template = True
     gone = False
+    events: tuple[dict[str, Any], ...] = ()
+    may_see_events = True
+    shutdown_by = ""
 
     def workflow(self) -> dict[str, Any]:
         now = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
@@ -97,6 +100,7 @@ class Server(ThreadingHTTPServer):
                 ]
             },
         }
+        spec |= {"shutdown": self.shutdown_by} if self.shutdown_by else {}
         return {"metadata": {"name": "w", "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec, "status": now}
 
 
@@ -147,6 +151,8 @@ class Handler(BaseHTTPRequestHandler):
                 for c in ("one", "time=x level=INFO argo=true", "two \u2028 lines")
             ]
             return self.reply(200, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        if "/events" in url.path:
+            return self.tell_events(parse_qs(url.query))
         if url.path.startswith("/artifact-files/"):
             return self.reply(200, b"<html>served</html>")
         if last == "workflows" or url.path.endswith("/workflows/lab"):
@@ -154,6 +160,23 @@ class Handler(BaseHTTPRequestHandler):
         if last == "w":
             return self.reply(200, self.server.workflow())
         return self.reply(404, {"message": f'workflows.argoproj.io "{last}" not found'})
+
+    def tell_events(self, query: dict[str, list[str]]) -> None:
+        """As a list from Kubernetes; from an Argo Server as a stream that stays open."""
+        if not self.server.may_see_events:
+            return self.reply(403, {"message": 'User "x" cannot list resource "events" in API group ""'})
+        (selector,) = query.get("fieldSelector") or query["listOptions.fieldSelector"]
+        wanted = dict(part.split("=") for part in selector.split(","))
+        events = [e for e in self.server.events if e["type"] == wanted["type"]]
+        if "/stream/" not in self.path:
+            return self.reply(200, {"items": events})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write("".join(json.dumps({"result": event}) + "\n" for event in events).encode())
+        self.wfile.flush()
+        self.connection.settimeout(10)
+        self.rfile.read(1)  # until the client goes away
+        return None
 
 
 @pytest.fixture(params=["kubeconfig", "argo server"])
@@ -256,6 +279,73 @@ def test_watch_shows_every_change_and_outlives_a_server_that_is_away(
     assert said.endswith("w succeeded\n")
 
 
+def event(pod: str, kind: str, reason: str, message: str, second: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"{pod}.{second}"},
+        "involvedObject": {"kind": "Pod", "name": pod},
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": f"2026-01-01T00:00:{second:02d}Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("warnings", "shown"),
+    [
+        ([("FailedMount", 'MountVolume.SetUp failed for volume "models": claim not found')], 0),
+        ([("FailedScheduling", "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")], 0),
+        ([("Failed", 'Failed to pull image "r/x:1": not found'), ("Failed", "Error: ImagePullBackOff")], 0),
+        ([("Failed", 'Error: secret "prefprobe-s3" not found')], 0),
+        ([("FailedScheduling", "0/2 nodes are available"), ("FailedMount", "no such claim")], 1),
+    ],
+    ids=["volume", "node", "image", "secret", "the last of two"],
+)
+def test_watch_shows_what_keeps_a_pod_from_starting(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    warnings: list[tuple[str, str]],
+    shown: int,
+) -> None:
+    monkeypatch.setattr(view, "PATIENCE", 0.05)
+    monkeypatch.setattr(workflows, "_QUIET", 0.2)
+    waits = pod("extract", "extract(0:extract.model.0)(0)", "Pending", 2, message="PodInitializing")
+    mine, others = f"w-extract-{waits['id'].removeprefix('w-')}", "w-extract-1"
+    server.events = (
+        event(mine, "Normal", "Pulling", "Pulling image", 9),
+        event(others, "Warning", "FailedMount", "of another pod", 8),
+        *(event(mine, "Warning", reason, message, k) for k, (reason, message) in enumerate(warnings)),
+    )
+    server.statuses = [*[status("Running", START, waits)] * 12, DONE]
+    assert call("watch", "w") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "extract.model.0" in line]
+    assert lines[0].endswith("waits: PodInitializing")
+    assert lines[1:-1] == [f"{'extract.model.0':<24} waits: {warnings[shown][1]}"]
+
+
+def test_watch_goes_on_where_events_may_not_be_seen(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(view, "PATIENCE", 0.05)
+    server.may_see_events = False
+    waits = pod("extract", "extract(0:extract.model.0)(0)", "Pending", 2, message="PodInitializing")
+    server.statuses = [*[status("Running", START, waits)] * 12, DONE]
+    assert call("watch", "w") == 0
+    assert any("events" in path for _, path, _ in server.asked)
+    assert "waits: PodInitializing\n" in capsys.readouterr().out
+
+
+def test_a_workflow_that_was_stopped_is_to_be_submitted_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.statuses, server.shutdown_by = [RUNNING, FAILED], "Stop"
+    assert call("watch", "w") == 75
+    said = capsys.readouterr().err
+    assert "w was stopped; submit it again, as `prefprobe cluster rerun` does" in said
+    assert "retry" not in said
+
+
 def test_watch_ends_with_the_code_and_the_sentence_of_what_failed(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +379,10 @@ def test_report_comes_from_the_server_or_from_the_store(
     by_server = any(path.startswith("/artifact-files/lab/workflows/w/w-") for _, path, _ in server.asked)
     assert out.read_bytes() == (b"<html>served</html>" if by_server else b"<html>stored</html>")
     assert "run demo-1" in capsys.readouterr().out
+    if not by_server:  # neither the report nor the keys of the store come from Kubernetes
+        assert call("report", "w", "--out", out) == 78
+        said = capsys.readouterr().err
+        assert "give --store, the chart's store.url, with the store's keys in AWS_ACCESS_KEY_ID" in said
     server.statuses = [FAILED]
     out.unlink()
     assert call("report", "w", "--out", out, "--store", tmp_path / "store") == 66
@@ -364,3 +458,11 @@ def test_without_a_kubeconfig_the_next_step_is_named(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert call("list") == 78
     assert "set KUBECONFIG, or ARGO_SERVER and ARGO_TOKEN" in capsys.readouterr().err
+
+
+def test_the_readme_says_what_a_report_takes_and_what_a_stopped_workflow_needs() -> None:
+    text = (PRESET.parents[1] / "README.md").read_text("utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| `prefprobe cluster report ")]
+    assert "--store URL" in row
+    assert "with its keys in the environment" in row
+    assert "stopped (`argo stop`) or deleted is submitted again" in " ".join(text.split())
