@@ -14,8 +14,7 @@ from prefprobe.study.run import Run
 
 _EXIT = re.compile(r"\(exit code (\d+)\)(?:: )?(.*)", re.DOTALL)
 _ATTEMPT = re.compile(r"(.*)\((\d+)\)", re.DOTALL)
-STOPPED = re.compile(r"(stopped|shutdown) with strategy", re.IGNORECASE)
-"""What Argo says of the nodes of a workflow that was stopped."""
+_STOPPED = re.compile(r"(stopped|shutdown) with strategy", re.IGNORECASE)  # Argo, of a node of a stopped workflow
 _NEXT = {
     75: "The cause was taken for temporary, and every retry is used up: when it is gone, retry the workflow.",
     78: "Trying again changes nothing: correct what the sentence names, then retry the workflow or submit it anew.",
@@ -76,7 +75,7 @@ def _failed(failures: str, succeeded: bool) -> dict[str, Any]:
         unread = {"node": "unknown", "code": None, "message": failures, "next": ""}
         return {"stopped": False, "failures": [unread], "attempts": []}
     nodes = {n["displayName"]: n for n in sorted(listed or [], key=lambda n: n["finishedAt"] or "")}
-    stopped = not succeeded and any(STOPPED.search(n["message"]) for n in nodes.values())
+    stopped = not succeeded and any(_STOPPED.search(n["message"]) for n in nodes.values())
     attempts = {name: (match[1], int(match[2]) + 1) for name in nodes if (match := _ATTEMPT.fullmatch(name))}
     # the node that attempts belong to is in the list if none of them succeeded
     last = {node: name for name, (node, _) in attempts.items() if node in nodes}

@@ -55,6 +55,13 @@ SMALL = {
     "shift.comparisons": 2,
     "shift.shards": 2,
 }
+FEWEST = SMALL | {
+    "untrained": True,
+    "tasks.n_train": 24,
+    "tasks.n_eval": 12,
+    "activations.shards": 1,
+    "shift.shards": 1,
+}
 STORE = f"s3://{BUCKET}/study"
 First = tuple[dict[str, Any], list[dict[str, Any]], str]
 
@@ -171,7 +178,8 @@ def printed(cluster: Cluster, images: None, tmp_path_factory: pytest.TempPathFac
     """The README's commands as they are printed; the last of them is at work beside all other tests.
 
     The images lie in the nodes as if `make images push` and a pull had brought them there; the keys take the place of the
-    dots, and the bucket is one of the chart's own store.
+    dots, and the bucket is one of the chart's own store. So that the demo takes minutes and not most of an hour of two cores,
+    settings in the environment of the pods lie over its preset.
     """
     images_, namespace, secret, install, last = printed_commands()
     assert images_ == f"make images push REGISTRY={REGISTRY}"
@@ -182,6 +190,8 @@ def printed(cluster: Cluster, images: None, tmp_path_factory: pytest.TempPathFac
     cluster.run("kubectl", "delete", "namespace", name, "--ignore-not-found", "--wait")
     for command in (namespace, secret, f"{install} --set devStore.enabled=true --wait"):
         cluster.run("bash", "-c", f"cd {shlex.quote(str(ROOT))} && {command}")
+    sizes = {f"PREFPROBE_{key.upper().replace('.', '__')}": json.dumps(value) for key, value in FEWEST.items()}
+    cluster.run("kubectl", "-n", name, "patch", "configmap", "prefprobe", "-p", json.dumps({"data": sizes}))
     said = tmp_path_factory.mktemp("printed") / "said"
     with said.open("w") as file:
         at_last = ["bash", "-c", f"cd {shlex.quote(str(ROOT))} && exec {last}"]
@@ -211,7 +221,7 @@ def test_the_printed_commands_begin_the_demo_with_pods_as_large_as_it_needs(clus
         found = cluster.run("kubectl", "-n", printed.namespace, "get", "pods", "-l", select, "-o", "json")
         return [pod for pod in json.loads(found)["items"] if pod["status"]["phase"] == "Running"]
 
-    measure, *_ = wait_for(running, 300, "a running pod of measure", every=1)
+    measure, *_ = wait_for(running, 600, "a running pod of measure", every=1)
     (main,) = [c for c in measure["spec"]["containers"] if c["name"] == "main"]
     assert main["resources"]["requests"] == {"cpu": "1", "memory": "3Gi", "nvidia.com/gpu": "1"}
     assert main["image"] == f"{REGISTRY}prefprobe-measure:{__version__}"
