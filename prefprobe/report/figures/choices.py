@@ -84,7 +84,6 @@ def rounds(rows: Rows) -> Figure:
             last = next((row[name] for row in reversed(of) if row[name] is not None), None)
             if last is not None:
                 ends.append((last, f"{set_} {number(last, 2)}", colour))
-        axes.autoscale_view(scaley=False)
         per_px = (high - low + 0.04) / 92
         for y, (_, said, colour) in zip(spread([end[0] for end in ends], 17 * per_px), ends, strict=True):
             beside(axes, y, said, MUTED if colour == CONTROL else colour)

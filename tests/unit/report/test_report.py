@@ -803,6 +803,13 @@ def test_folds_of_two_topics_are_shown_by_topic() -> None:
     assert rows_of.by_topic(rows, "model") == {"a": pytest.approx(0.3), "b": 0.2, "c": 0.4}
 
 
+def test_a_panel_without_values_has_the_axis_of_the_others() -> None:
+    rows = [row | {"p_first": None, "split_half": None} for row in rows_of.rounds(study())]
+    axes = [each for each in charts_choices.rounds(rows).axes if each.axison]
+    assert len({each.get_xlim() for each in axes}) == 1 < len(axes) == 3
+    assert axes[0].get_xlim()[1] > max(row["pairs"] for row in rows)
+
+
 def test_many_dots_are_thinned_evenly() -> None:
     rows = evenly(range(10 * MOST_DOTS))
     assert (len(rows), rows[0], rows[-1]) == (MOST_DOTS, 0, 10 * MOST_DOTS - 1)
