@@ -15,7 +15,7 @@ from prefprobe.settings import Config
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["story", "sea", "the", "##s", "é", "东", *string.ascii_letters, *(f"##{c}" for c in string.ascii_letters)]
 VOCABULARY = {token: id_ for id_, token in enumerate([*SPECIAL, *WORDS])}
-TEXTS = ["A story about the Sea", "seas", "?", "", "É 东 [SEP] x", "long " * 40, "the", "Naïve storys the\tsea \x00"]
+TEXTS = ["A story about the Sea", "seas", "?", "", "É a东 [SEP] x", "long " * 40, "the", "Naïve storys the\tsea \x00"]
 D, INNER, LAYERS, POSITIONS = 32, 48, 2, 40
 TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
 NORMALIZE = {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
