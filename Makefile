@@ -43,7 +43,7 @@ epoch = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo check test test-here test-cluster bench argo images push requirements clean
+.PHONY: help setup demo check test test-here test-cluster docs bench argo images push requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ test-here: setup $(DONE)/dev ## lint, types and all tests that need no cluster, 
 test-cluster: setup $(DONE)/dev ## the chart, then the study on a kind cluster: makes both from nothing, and removes them
 	tests/kind/build.sh
 	@$(BIN)/python -m pytest tests/chart tests/kind $(PYTEST_ARGS); code=$$?; tests/kind/down.sh prefprobe-test; exit $$code
+
+docs: $(DONE)/dev $(DONE)/package ## build the site into build/docs, strictly; its pages open from there
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup $(DONE)/dev ## run each file in benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
