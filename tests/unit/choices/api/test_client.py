@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import signal
 import socket
 import ssl
 import threading
@@ -161,6 +162,13 @@ def test_a_lost_attempt_is_made_again_and_its_cause_kept(fault: str, cause: str)
     assert got["0"].body is not None
     assert (got["0"].losses, got["0"].error) == ((cause,), "")
     assert (client.sent, client.losses) == (2, Counter([cause]))
+
+
+def test_a_lost_attempt_frees_its_place_at_once() -> None:
+    with FaultServer(script=fails_first("500")) as server:
+        started = time.monotonic()
+        replies(client_for(server.url, concurrency=1), [call(n) for n in range(12)])
+    assert time.monotonic() - started < 6  # and not with the next beat, a second later each time
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"choices": ['])
@@ -551,6 +559,51 @@ def test_an_error_from_deliver_lets_what_is_on_its_way_arrive(kind: type[BaseExc
         stats = server.stats()
     assert len(got) == len({r.id for r in got}) == stats["answered"]
     assert stats["attempts"] == client.sent < 40
+
+
+def test_what_is_lost_after_an_error_is_not_made_again() -> None:
+    asked: list[int] = []
+    raised = threading.Event()
+
+    def script(body: Body) -> Answered:
+        asked.append(body["seed"])
+        if body["seed"] == 0:
+            return 200, {}, json.dumps(GOOD).encode()
+        raised.wait(60)
+        return 500, {}, b""
+
+    def deliver(reply: Reply) -> None:
+        raised.set()
+        raise TemporaryFailure("enough")
+
+    def run() -> None:
+        with pytest.raises(TemporaryFailure, match="enough"):
+            client_for(server.url).run((call(n) for n in range(4)), deliver, lambda: None)
+        ended.set()
+
+    ended = threading.Event()
+    with endpoint(script) as server:
+        threading.Thread(target=run, daemon=True).start()
+        assert ended.wait(60)
+    assert sorted(asked) == [0, 1, 2, 3]
+
+
+def test_ctrl_c_lets_what_is_on_its_way_arrive() -> None:
+    got: list[Reply] = []
+    beats: list[float] = []
+
+    def beat() -> None:
+        beats.append(time.monotonic())
+        if len(beats) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with FaultServer(Behaviour(delay=1.5)) as server, pytest.raises(KeyboardInterrupt):
+            client_for(server.url).run((call(n) for n in range(100)), got.append, beat)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sorted(int(r.id) for r in got) == list(range(8))
 
 
 def test_an_error_from_beat_lets_what_is_on_its_way_arrive() -> None:
