@@ -37,10 +37,10 @@ class Columns:
     of: str
     """What a row is, in the plural: tasks, choices."""
     texts: Sequence[str]
+    needed: str
+    """Which columns every row needs, as a sentence ends: "every task `id` and `text`"."""
     numbers: Sequence[str] = ()
     """Columns in which a CSV's cells are numbers if they look like one."""
-    needed: str = ""
-    """Which columns every row needs, as a sentence ends: "every task `id` and `text`"."""
 
     @property
     def all(self) -> list[str]:

@@ -15,7 +15,7 @@ from prefprobe.store.objects import ObjectStore
 
 DEMO = Path(__file__).parent / "demo.jsonl"
 
-_COLUMNS = Columns("tasks", ("id", "text", "topic", "origin"), needed="every task `id` and `text`")
+_COLUMNS = Columns("tasks", ("id", "text", "topic", "origin"), "every task `id` and `text`")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ _P_A = {"a": 1.0, "b": 0.0, "refusal": 0.0}
 _COLUMNS = Columns(
     "choices",
     ("task_a", "task_b", "choice"),
+    "every row `task_a`, `task_b` and `choice` or `p_a`",
     ("p_a", "count"),
-    needed="every row `task_a`, `task_b` and `choice` or `p_a`",
 )
 _MOST = 1e9
 
