@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.numbers import size
 
 if TYPE_CHECKING:
     from prefprobe.cluster.nodes import PodNode
@@ -153,7 +154,7 @@ def report(name: str, out: Path, store: str | None, namespace: str | None) -> No
             )
         page = ObjectStore.open(store).get(f"runs/{run_id(workflow)}/report/index.html")
     out.write_bytes(page)
-    click.echo(f"{out}: the report of run {run_id(workflow)}, {len(page) / 1e6:.1f} MB")
+    click.echo(f"{out}: the report of run {run_id(workflow)}, {size(len(page))}")
 
 
 def _workflow(prefix: str, template: str, parameters: dict[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Runs the nodes of a study against a store: whatever has a manifest is a cache hit, whatever has parts goes on from them."""
 
 import importlib
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from prefprobe.study.graph import Node, graph
 from prefprobe.study.job import Job
 from prefprobe.study.pins import pin_sources
 from prefprobe.study.versions import versions
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -247,4 +250,8 @@ def _load_job(node: Node) -> ModuleType:
 
 
 def _record(run_id: str) -> str:
+    if not _RUN_ID.fullmatch(run_id):
+        raise BadConfig(
+            f"{run_id!r} is no name of a run; use letters, digits, and - . _ after the first, as in demo-2."
+        )
     return f"runs/{run_id}/run.json"

@@ -283,3 +283,11 @@ def test_progress_is_counted_for_argo(tmp_path: Path, monkeypatch: pytest.Monkey
     for _ in range(4):
         progress.advance(8)
     assert file.read_text() == "40/40\n"
+
+
+@pytest.mark.parametrize("name", ["a b", "../up", "ü", "a/b", "", ".hidden", "a\nb"])
+def test_a_run_has_a_name_that_a_store_can_hold(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("status",), ("step", "tasks"), ("run", study(tmp_path))):
+        assert call(*command, "--run", name, "--store", tmp_path / "s") == 78, command
+        assert "is no name of a run" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
