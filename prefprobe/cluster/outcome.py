@@ -34,7 +34,7 @@ def outcome(objects: ObjectStore, workflow: str, status: str, run_id: str, failu
     all others that failed. `run_id` is "" where the run was never started.
     """
     about: dict[str, Any] = {"workflow": workflow, "status": status, "run": run_id or None}
-    about |= _failed(failures, succeeded=status == "Succeeded")
+    about |= _failed(workflow, failures, succeeded=status == "Succeeded")
     about["steps"], about["claims"] = [], []
     if run_id:
         try:
@@ -65,7 +65,7 @@ def write_outcome(objects: ObjectStore, about: dict[str, Any]) -> str:
     return page
 
 
-def _failed(failures: str, succeeded: bool) -> dict[str, Any]:
+def _failed(workflow: str, failures: str, succeeded: bool) -> dict[str, Any]:
     """What of the record comes from Argo's list: stopped, failures, attempts."""
     try:
         listed = json.loads(failures) if failures.strip() else []
@@ -80,8 +80,10 @@ def _failed(failures: str, succeeded: bool) -> dict[str, Any]:
     # the node that attempts belong to is in the list if none of them succeeded
     last = {node: name for name, (node, _) in attempts.items() if node in nodes}
     ended = list(last.values())
-    if not ended and not succeeded:
-        ended = [name for name, node in nodes.items() if node["message"] and name not in attempts]
+    # and a node may fail without any: its template is missing, or it was stopped while it waited for a GPU
+    for name, node in nodes.items() if not succeeded else ():
+        if node["message"] and name not in (*attempts, *last, workflow) and not node["message"].startswith("child "):
+            ended.append(name)
     failed = [_told(nodes[name]) for name in ended]
     for each in failed:
         each["next"] = "" if stopped and each["code"] in _TEMPORARY else _NEXT.get(each["code"] or 0, "")

@@ -232,8 +232,7 @@ def test_the_outcome_of_what_was_stopped_says_to_submit_it_again(tmp_path: Path)
     failures = [
         failed("measure(0:measure.train)(0)", "workflow shutdown with strategy:  Stop"),
         failed("measure(0:measure.train)", stopped),
-        failed("extract(0:extract.model.0)(0)", stopped),  # it waited for the semaphore
-        failed("extract(0:extract.model.0)", stopped),
+        failed("extract(0:extract.model.0)", stopped),  # it waited for the semaphore, and never had a pod
         failed("topics(0)", "main: Error (exit code 78): three tasks have no topic; add a `topic` column."),
         failed("topics", "retryStrategy.expression evaluated to false"),
         failed("replicate-x", stopped),
@@ -254,7 +253,13 @@ def test_the_outcome_of_what_was_stopped_says_to_submit_it_again(tmp_path: Path)
 
 
 def test_outcome_tells_of_a_workflow_that_failed_without_a_pod(tmp_path: Path) -> None:
-    failures = json.dumps([failed("tasks", "template reference prefprobe-tasks.tasks not found"), failed("w", "")])
+    failures = json.dumps(
+        [
+            failed("tasks", "template reference prefprobe-tasks.tasks not found"),
+            failed("w", "Error in entry template execution"),
+            failed("extract", "child 'w-123' failed"),
+        ]
+    )
     assert call("outcome", "w", "--status", "Error", "--failures", failures, "--store", tmp_path / "store") == 0
     record = read_json(ObjectStore.open(str(tmp_path / "store")).get("workflows/w.json"))
     assert [(f["node"], f["message"]) for f in record["failures"]] == [
