@@ -261,7 +261,10 @@ def test_the_default_prompt_is_the_encoders_own(encoders: dict[str, Path]) -> No
     assert not np.allclose(with_prompt[1], bare, atol=1e-3)
 
 
-def test_the_step_says_who_read_the_encoder_and_with_which_prompt(encoders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_step_says_who_read_the_encoder_and_with_which_prompt(
+    encoders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARGO_PROGRESS_FILE", str(tmp_path / "progress"))
     sources = {name: str(encoders[name]) for name in ("e5", "mpnet")} | {"bert": write_bert(tmp_path / "bert")}
     config = study_of(**sources)
     run = Run.create(str(tmp_path / "store"), config)
@@ -285,6 +288,8 @@ def test_the_step_says_who_read_the_encoder_and_with_which_prompt(encoders: dict
                 assert len(part["task_ids"]) == len(prompted)
             else:
                 assert len(part["task_ids"]) == 36
+            n = len(part["task_ids"])
+            assert (tmp_path / "progress").read_text() == f"{n}/{n}\n"
 
 
 def saved(folder: Path, target: Path, **changes: Callable[[dict], dict]) -> Path:
