@@ -28,6 +28,9 @@ def pooling(**config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return entry, {"word_embedding_dimension": D} | config
 
 
+NETWORK = (
+    "config.json", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json"
+)  # fmt: skip
 TWO_POOLINGS = {"1_Pooling/config.json": pooling(pooling_mode_cls_token=True, pooling_mode_mean_tokens=True)[1]}
 SENTENCE_T5 = {
     "modules.json": [TRANSFORMER, pooling()[0], DENSE, NORMALIZE | {"idx": 3, "name": "3", "path": "3_Normalize"}],

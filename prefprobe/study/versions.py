@@ -5,7 +5,7 @@ import platform
 
 from prefprobe import __version__
 
-_REPORTED = ("numpy", "scipy", "pyarrow", "torch", "transformers", "tokenizers", "peft")
+_REPORTED = ("numpy", "scipy", "pyarrow", "torch", "transformers", "tokenizers", "peft", "sentence-transformers")
 
 
 def versions() -> dict[str, str]:

@@ -42,6 +42,7 @@ from prefprobe.store.formats import read_json, read_npz
 from prefprobe.store.steps import read_output
 from prefprobe.study.run import Run
 from tests.encoders import (
+    NETWORK,
     TEXTS,
     TRANSFORMER,
     VOCABULARY,
@@ -260,7 +261,10 @@ def test_the_default_prompt_is_the_encoders_own(encoders: dict[str, Path]) -> No
     assert not np.allclose(with_prompt[1], bare, atol=1e-3)
 
 
-def test_the_step_says_who_read_the_encoder_and_with_which_prompt(encoders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_step_says_who_read_the_encoder_and_with_which_prompt(
+    encoders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARGO_PROGRESS_FILE", str(tmp_path / "progress"))
     sources = {name: str(encoders[name]) for name in ("e5", "mpnet")} | {"bert": write_bert(tmp_path / "bert")}
     config = study_of(**sources)
     run = Run.create(str(tmp_path / "store"), config)
@@ -284,6 +288,8 @@ def test_the_step_says_who_read_the_encoder_and_with_which_prompt(encoders: dict
                 assert len(part["task_ids"]) == len(prompted)
             else:
                 assert len(part["task_ids"]) == 36
+            n = len(part["task_ids"])
+            assert (tmp_path / "progress").read_text() == f"{n}/{n}\n"
 
 
 def saved(folder: Path, target: Path, **changes: Callable[[dict], dict]) -> Path:
@@ -421,6 +427,7 @@ BERTS: dict[str, dict[str, Any]] = {
     "no settings": {"sentence_bert_config.json": None},
     "no tokenizer settings": {"tokenizer_config.json": None, "special_tokens_map.json": None},
     "other words for unknown": {"tokenizer_config.json": {"unk_token": "story"}, "special_tokens_map.json": None},
+    "another word for unknown by tokenizer": {"tokenizer.json": {"model": {"unk_token": "[MASK]"}}},
     "a token more": {"tokenizer_config.json": {"additional_special_tokens": ["sea"]}},
     "tokens added aside": {"added_tokens.json": {"東": 70}},
     "special tokens are text": {"tokenizer_config.json": {"split_special_tokens": True}},
@@ -487,6 +494,29 @@ def test_numpy_reads_a_bert_exactly_or_not_at_all(tmp_path: Path, monkeypatch: p
         assert np.array_equal(got, expected)
         with pytest.raises(BadConfig, match=r"sentence_transformers is not installed here; install prefprobe\[torch\]"):
             embed(source, TEXTS)
+
+
+def test_a_network_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    moved = {"modules.json": [TRANSFORMER | {"path": "0_Transformer"}, pooling()[0]]} | dict.fromkeys(NETWORK)
+    source = write_bert(tmp_path, moved | {f"0_Transformer/{name}": bert_files()[name] for name in NETWORK})
+    (tmp_path / "model.safetensors").rename(tmp_path / "0_Transformer" / "model.safetensors")
+    assert np.array_equal(embed(source, "", TEXTS), one_by_one(source, TEXTS))
+    np.testing.assert_allclose(embed(source, "", TEXTS), embed(write_bert(tmp_path / "flat"), "", TEXTS), atol=1e-5)
+
+
+def test_a_pooler_that_is_read_must_not_be_missing(tmp_path: Path) -> None:
+    pooled = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+    settings = {"max_seq_length": 24, "modality_config": pooled, "module_output_name": "sentence_embedding"}
+    files = {"modules.json": [TRANSFORMER], "sentence_bert_config.json": settings}
+    weights = {"pooler.dense.weight": np.eye(D, dtype=np.float32), "pooler.dense.bias": np.zeros(D, np.float32)}
+    whole = write_bert(tmp_path / "whole", files, bert_weights() | weights)
+    states = embed(
+        write_bert(tmp_path / "cls", {"1_Pooling/config.json": pooling(pooling_mode_cls_token=True)[1]}), "", TEXTS
+    )
+    assert np.array_equal(embed(whole, "", TEXTS), one_by_one(whole, TEXTS))
+    assert np.array_equal(np.sign(embed(whole, "", TEXTS)), np.sign(states))  # the tanh of the first token's state
+    with pytest.raises(BadConfig, match=r"2 missing or left over, such as pooler\.dense\.bias"):
+        embed(write_bert(tmp_path / "missing", files), "", TEXTS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -18,6 +18,7 @@ from prefprobe.store.objects import ObjectStore
 from prefprobe.study.pins import pin_sources
 from tests.encoders import (
     DENSE,
+    NETWORK,
     SENTENCE_T5,
     TEXTS,
     TRANSFORMER,
@@ -55,6 +56,27 @@ LIKE: dict[str, tuple[dict[str, Any], str, int]] = {  # files beside a BERT's, w
     "prompted": (
         {SETTINGS: {"prompts": {"clustering": "cluster: "}, "default_prompt_name": "clustering"}},
         "it puts 'cluster: ' before every text",
+        D,
+    ),
+    "normalised tokens": (
+        {"2_Normalize/config.json": {"module_input_name": "token_embeddings"}},
+        "its Normalize is not for the whole text's vector",
+        D,
+    ),
+    "too long": (
+        {"sentence_bert_config.json": {"max_seq_length": 41}},
+        "its texts are cut after 41 tokens and it has 40 positions",
+        D,
+    ),
+    "no epsilon": (
+        {"config.json": {k: v for k, v in bert_files()["config.json"].items() if k != "layer_norm_eps"}},
+        "its config.json lacks layer_norm_eps",
+        D,
+    ),
+    "elsewhere": (
+        {"modules.json": [TRANSFORMER | {"path": "0_BERT"}, pooling()[0]]}
+        | {f"0_BERT/{name}": bert_files()[name] for name in NETWORK},
+        "its network lies in 0_BERT",
         D,
     ),
     "sharded": ({"model.safetensors.index.json": {}}, "its weights lie in several files", D),
