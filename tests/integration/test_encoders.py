@@ -500,8 +500,8 @@ def test_a_network_in_a_folder_of_its_own(tmp_path: Path) -> None:
     moved = {"modules.json": [TRANSFORMER | {"path": "0_Transformer"}, pooling()[0]]} | dict.fromkeys(NETWORK)
     source = write_bert(tmp_path, moved | {f"0_Transformer/{name}": bert_files()[name] for name in NETWORK})
     (tmp_path / "model.safetensors").rename(tmp_path / "0_Transformer" / "model.safetensors")
-    assert np.array_equal(embed(source, "", TEXTS), one_by_one(source, TEXTS))
-    np.testing.assert_allclose(embed(source, "", TEXTS), embed(write_bert(tmp_path / "flat"), "", TEXTS), atol=1e-5)
+    assert np.array_equal(embed(source, TEXTS), one_by_one(source, TEXTS))
+    np.testing.assert_allclose(embed(source, TEXTS), embed(write_bert(tmp_path / "flat"), TEXTS), atol=1e-5)
 
 
 def test_a_pooler_that_is_read_must_not_be_missing(tmp_path: Path) -> None:
@@ -513,10 +513,10 @@ def test_a_pooler_that_is_read_must_not_be_missing(tmp_path: Path) -> None:
     states = embed(
         write_bert(tmp_path / "cls", {"1_Pooling/config.json": pooling(pooling_mode_cls_token=True)[1]}), "", TEXTS
     )
-    assert np.array_equal(embed(whole, "", TEXTS), one_by_one(whole, TEXTS))
-    assert np.array_equal(np.sign(embed(whole, "", TEXTS)), np.sign(states))  # the tanh of the first token's state
+    assert np.array_equal(embed(whole, TEXTS), one_by_one(whole, TEXTS))
+    assert np.array_equal(np.sign(embed(whole, TEXTS)), np.sign(states))  # the tanh of the first token's state
     with pytest.raises(BadConfig, match=r"2 missing or left over, such as pooler\.dense\.bias"):
-        embed(write_bert(tmp_path / "missing", files), "", TEXTS)
+        embed(write_bert(tmp_path / "missing", files), TEXTS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
