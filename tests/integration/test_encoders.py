@@ -510,9 +510,8 @@ def test_a_pooler_that_is_read_must_not_be_missing(tmp_path: Path) -> None:
     files = {"modules.json": [TRANSFORMER], "sentence_bert_config.json": settings}
     weights = {"pooler.dense.weight": np.eye(D, dtype=np.float32), "pooler.dense.bias": np.zeros(D, np.float32)}
     whole = write_bert(tmp_path / "whole", files, bert_weights() | weights)
-    states = embed(
-        write_bert(tmp_path / "cls", {"1_Pooling/config.json": pooling(pooling_mode_cls_token=True)[1]}), "", TEXTS
-    )
+    cls = write_bert(tmp_path / "cls", {"1_Pooling/config.json": pooling(pooling_mode_cls_token=True)[1]})
+    states = embed(cls, TEXTS)
     assert np.array_equal(embed(whole, TEXTS), one_by_one(whole, TEXTS))
     assert np.array_equal(np.sign(embed(whole, TEXTS)), np.sign(states))  # the tanh of the first token's state
     with pytest.raises(BadConfig, match=r"2 missing or left over, such as pooler\.dense\.bias"):
