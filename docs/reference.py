@@ -133,7 +133,7 @@ def _bounds(field: FieldInfo) -> str:
 
 def front_door() -> str:
     """The names of `import prefprobe`, in its order."""
-    return "\n\n".join(f"::: prefprobe.{name}" for name in getattr(prefprobe, "__all__", ()) if name[0] != "_")
+    return "\n\n".join(f"::: prefprobe.{name}" for name in prefprobe.__all__ if name[0] != "_")
 
 
 def steps() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,15 @@ def test_an_experiment_is_added_and_the_store_is_read(tmp_path: Path) -> None:
     said = example("read_a_store.py", run, "--store", "s", cwd=tmp_path)
     assert all(topic in said for topic in ("math", "fiction", "travel", "clerical"))
     assert "mu_a_less_mu_b" in said
+
+
+@pytest.mark.model
+def test_the_lines_in_the_readme_run_as_they_stand(tmp_path: Path) -> None:
+    (lines,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text("utf-8"), re.DOTALL)
+    said = "print(len(tasks), choices.num_rows, X.shape, probe.w.shape, probe.card['n_train'])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{lines}\n{said}"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    n, rows, *rest = done.stdout.split(maxsplit=2)
+    assert int(rows) == int(n) * (int(n) - 1)  # every pair in both orders
+    assert rest == [f"({n}, 576) (576,) {n}\n"]

@@ -460,8 +460,8 @@ def test_without_a_kubeconfig_the_next_step_is_named(
     assert "set KUBECONFIG, or ARGO_SERVER and ARGO_TOKEN" in capsys.readouterr().err
 
 
-def test_the_readme_says_what_a_report_takes_and_what_a_stopped_workflow_needs() -> None:
-    text = (PRESET.parents[1] / "README.md").read_text("utf-8")
+def test_the_page_says_what_a_report_takes_and_what_a_stopped_workflow_needs() -> None:
+    text = (PRESET.parents[1] / "docs" / "cluster.md").read_text("utf-8")
     (row,) = [line for line in text.splitlines() if line.startswith("| `prefprobe cluster report ")]
     assert "--store URL" in row
     assert "with its keys in the environment" in row

@@ -96,7 +96,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
 
 def test_every_file_and_column_is_described_and_every_described_one_is_there(files: list[tuple[str, bytes]]) -> None:
     assert len(described()) > 40
-    assert differences(files) == ([], [])
+    of_other_encoders = [f"embed/features.json: {key}" for key in ("prompt", "reader")]
+    assert differences(files) == ([], of_other_encoders)
 
 
 @pytest.mark.parametrize(
