@@ -40,7 +40,12 @@ def embed_bert(
                 out[i] = mean / np.linalg.norm(mean)
                 advance(1)
     except KeyError as error:
-        raise BadConfig(f"{source}: its weights lack {error}, which a BERT has.") from error
+        raise BadConfig(f"{source}: its weights lack {error}, which a BERT has; save the encoder again.") from error
+    except (IndexError, ValueError) as error:
+        raise BadConfig(
+            f"{source}: its weights have other shapes than its config.json and tokenizer say ({error}); "
+            "save the encoder again."
+        ) from error
     return out
 
 

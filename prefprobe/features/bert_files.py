@@ -17,7 +17,7 @@ _TEXT = {  # what newer encoders say of how a text goes through the network: as 
     "module_output_name": "token_embeddings",
 }
 _FILES = ("sentence_bert_config.json", "tokenizer_config.json", "tokenizer.json")
-_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 
 
 def beyond_bert(
@@ -57,9 +57,10 @@ def _beyond_wordpiece(folder: Path, tokens: dict[str, Any]) -> Iterator[str]:
     if (folder / "added_tokens.json").is_file():
         yield "it has added_tokens.json"
     special_file = folder / "special_tokens_map.json"
-    special = json.loads(special_file.read_bytes()) if special_file.is_file() else {}
+    if special_file.is_file() and "added_tokens_decoder" not in tokens:
+        tokens = tokens | json.loads(special_file.read_bytes())
     for key in ("additional_special_tokens", "extra_special_tokens", "split_special_tokens", "processor_class"):
-        if tokens.get(key) or special.get(key):
+        if tokens.get(key):
             yield f"its tokenizer sets {key}"
     saved = json.loads((folder / "tokenizer.json").read_bytes())
     model, after = saved["model"], saved.get("post_processor") or {}
@@ -67,10 +68,12 @@ def _beyond_wordpiece(folder: Path, tokens: dict[str, Any]) -> Iterator[str]:
     if not isinstance(vocabulary, dict):
         yield f"its tokenizer.json has a {model.get('type')}"
         return
-    names = {}
-    for key, default in _SPECIAL.items():
-        name = special.get(f"{key}_token") or tokens.get(f"{key}_token") or default
-        names[key] = name["content"] if isinstance(name, dict) else name
+    named = _SPECIAL | {key: value for key, value in tokens.items() if key.endswith("_token") and value}
+    named = {key: value["content"] if isinstance(value, dict) else value for key, value in named.items()}
+    names = {key: named[key] for key in _SPECIAL}
+    for key, value in named.items():
+        if isinstance(value, str) and value not in names.values():
+            yield f"its tokenizer sets {key}"
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     added = {vocabulary.get(name): {"content": name, **plain} for name in names.values()}
     built: dict[str, Any] = {
@@ -84,16 +87,16 @@ def _beyond_wordpiece(folder: Path, tokens: dict[str, Any]) -> Iterator[str]:
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "model": {
             "type": "WordPiece",
-            "unk_token": names["unk"],
+            "unk_token": names["unk_token"],
             "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100,
         },
         "single": [
-            {"SpecialToken": {"id": names["cls"], "type_id": 0}},
+            {"SpecialToken": {"id": names["cls_token"], "type_id": 0}},
             {"Sequence": {"id": "A", "type_id": 0}},
-            {"SpecialToken": {"id": names["sep"], "type_id": 0}},
+            {"SpecialToken": {"id": names["sep_token"], "type_id": 0}},
         ],
-        "special_tokens": {name: [vocabulary.get(name)] for name in (names["cls"], names["sep"])},
+        "special_tokens": {name: [vocabulary.get(name)] for name in (names["cls_token"], names["sep_token"])},
         "added_tokens": added,
         "direction": "Right",
     }

@@ -386,6 +386,9 @@ def test_pickled_weights_alone_are_refused(encoders: dict[str, Path], tmp_path: 
 
 
 MEAN = {"pooling_mode_mean_tokens": True}
+ADDED = {
+    str(each["id"]): {k: each[k] for k in each if k != "id"} for each in bert_files()["tokenizer.json"]["added_tokens"]
+}
 BERTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "no Normalize": {"modules.json": [TRANSFORMER, pooling()[0]]},
@@ -429,6 +432,19 @@ BERTS: dict[str, dict[str, Any]] = {
     "other words for unknown": {"tokenizer_config.json": {"unk_token": "story"}, "special_tokens_map.json": None},
     "another word for unknown by tokenizer": {"tokenizer.json": {"model": {"unk_token": "[MASK]"}}},
     "a token more": {"tokenizer_config.json": {"additional_special_tokens": ["sea"]}},
+    "a beginning of its own": {"tokenizer_config.json": {"bos_token": "sea"}},
+    "the first token is the beginning": {"tokenizer_config.json": {"bos_token": "[CLS]"}},
+    "special tokens listed": {
+        "tokenizer_config.json": {"added_tokens_decoder": ADDED},
+        "special_tokens_map.json": {"additional_special_tokens": ["sea"]},
+    },
+    "special tokens listed otherwise": {
+        "tokenizer_config.json": {"added_tokens_decoder": {**ADDED, "5": ADDED["4"] | {"content": "story"}}}
+    },
+    "other words for unknown in spite of the map": {
+        "tokenizer_config.json": {"added_tokens_decoder": ADDED, "unk_token": "story"}
+    },
+    "other words for unknown by the map": {"special_tokens_map.json": {"unk_token": "story"}},
     "tokens added aside": {"added_tokens.json": {"東": 70}},
     "special tokens are text": {"tokenizer_config.json": {"split_special_tokens": True}},
     "the tokenizer's own class": {
@@ -460,7 +476,8 @@ BERTS: dict[str, dict[str, Any]] = {
 EXACT = {
     "as it is", "no Normalize", "mean in a list", "no mode", "prompts of which none is the default",
     "an empty default prompt", "another epsilon", "one head", "cased", "longer", "as long as the tokenizer says",
-    "as long as there are positions", "no class", "as newer versions save it",
+    "as long as there are positions", "no class", "the first token is the beginning", "special tokens listed",
+    "as newer versions save it",
 }  # fmt: skip
 
 

@@ -178,6 +178,10 @@ def test_weights_that_are_no_berts(tmp_path: Path) -> None:
     source = write_bert(tmp_path, {"config.json": bert_files()["config.json"] | {"num_hidden_layers": 3}})
     with pytest.raises(BadConfig, match=r"encoder\.layer\.2"):
         embed(source, TEXTS)
+    for change in ({"hidden_size": 48}, {"num_attention_heads": 5}):
+        write_files(tmp_path, {"config.json": bert_files()["config.json"] | change})
+        with pytest.raises(BadConfig, match=r"other shapes than its config\.json"):
+            embed(source, TEXTS)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(BadConfig, match=r"model\.safetensors cannot be read"):
         embed(source, TEXTS)
