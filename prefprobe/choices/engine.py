@@ -10,13 +10,8 @@ Outcome = Literal["exact", "a", "b", "refusal", "unparsed", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One ordered pair: by name, as the choice log keeps it, and in words, as a model is shown it."""
+    """One ordered pair: in words, as a model is shown it, and by name, as the choice log keeps it."""
 
-    prompt_id: str
-    """Name of the system prompt; "" for none."""
-    task_a: str
-    """Name of the task shown first."""
-    task_b: str
     id: str
     """Its identity: a digest of all that the answer depends on, so of the words and of no name. Whatever is retried or
     resumed, it counts once."""
@@ -26,6 +21,11 @@ class Question:
     second: str
     repeat: int
     """Number of the sample, from 0; a provider gets another seed for each."""
+    prompt_id: str
+    """Name of the system prompt; "" for none. Names are nothing to an engine."""
+    task_a: str
+    """Name of the task shown first."""
+    task_b: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,14 +123,14 @@ class ChoiceLog:
         identity = self._identity.copy()
         identity.update(canonical_json([system, first, second, repeat]))
         return Question(
-            prompt_id=prompt_id,
-            task_a=task_a,
-            task_b=task_b,
             id=identity.hexdigest()[:32],
             system=system,
             first=first,
             second=second,
             repeat=repeat,
+            prompt_id=prompt_id,
+            task_a=task_a,
+            task_b=task_b,
         )
 
 

@@ -163,7 +163,7 @@ class _Run:
         self._client.sent += 1
 
     async def _see_through(self, call: Call, session: aiohttp.ClientSession, began: float) -> None:
-        """All attempts of one call, until it has its reply or the run has ended without one."""
+        """All attempts of one call, until it has its reply or an error has ended the run."""
         client = self._client
         losses: tuple[str, ...] = ()
         outdone = 0  # attempts that were lost although others were answered since the one before

@@ -64,7 +64,7 @@ class Judge:
         }
 
     def unclear(self, answer: Answer) -> Unclear:
-        """What the judge is asked about an answer: its text after any thought, and no more than chooses."""
+        """What the judge is asked about an answer: its text after any thought, as far as a choice would stand in it."""
         text = answer_text(answer.raw).strip()[:_SHOWN]
         return Unclear(hashlib.sha256(canonical_json([dict(self.identity), text])).hexdigest()[:32], text)
 
