@@ -447,10 +447,7 @@ BERTS: dict[str, dict[str, Any]] = {
     "other words for unknown by the map": {"special_tokens_map.json": {"unk_token": "story"}},
     "tokens added aside": {"added_tokens.json": {"東": 70}},
     "special tokens are text": {"tokenizer_config.json": {"split_special_tokens": True}},
-    "the tokenizer's own class": {
-        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
-        "tokenizer.json": {"normalizer": {"lowercase": False}},
-    },
+    "the tokenizer's own class": {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}},
     "no class": {"tokenizer_config.json": {"tokenizer_class": None}},
     "types of tokens": {"tokenizer.json": {"post_processor": {"single": [
         {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 1}},
