@@ -107,8 +107,9 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         template = step
         if STEPS[step].asks and config.choices.engine == "api":
             template = f"{step}-api"
-        if step == "embed" and f"encoder.{args['features']}.torch" in pins:  # numpy does not read this encoder
-            template = "embed-torch"
+        if step == "embed" and (reader := pins.get(f"encoder.{args['features']}.torch")) is not None:
+            template = "embed-torch"  # numpy does not read this encoder
+            params = params | {"reader": reader}
         nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, template)
         return id_
 

@@ -102,3 +102,13 @@ def test_a_whole_id_is_that_node_alone_and_a_part_of_it_all_nodes_below(tmp_path
     assert [n.id for n in run.select("embed")] == ["embed.minilm", "embed.random", "embed.minilm.shift"]
     assert [n.id for n in run.select("extract.model")] == ["extract.model.0", "extract.model.1"]
     assert [n.id for n in run.select("extract", 1)] == ["extract.model.1", "extract.base.1", "extract.untrained.1"]
+
+
+def test_an_encoder_that_takes_torch_has_keys_and_a_template_of_its_own() -> None:
+    with_torch = Pins({"encoder.minilm.torch": "sentence-transformers"})
+    assert changed(pins=with_torch) == {name for name in keys(nodes()) if "minilm" in name} | {"shift", "report"}
+    of = nodes(pins=with_torch)
+    assert {name for name, node in of.items() if node.template == "embed-torch"} == {
+        "embed.minilm",
+        "embed.minilm.shift",
+    }
