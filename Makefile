@@ -102,7 +102,7 @@ requirements: $(DONE)/install ## pin requirements/*.txt anew from pyproject.toml
 	$(compile) --no-deps tests/kind/go.in --output-file tests/kind/go.txt
 
 clean: ## remove .venv, caches and build outputs; the store with your results stays
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist prefprobe.egg-info
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist prefprobe.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define lint

@@ -3,7 +3,7 @@
 Both sides start from zero, read the same arrays and stop at the same largest gradient entry, each of its own objective.
 They are timed in turns and the minimum counts. Seconds are CPU seconds of the one thread: on an idle machine those on the
 clock, while on a busy one the clock would measure the others. The published procedure gets the vectorised objective over
-pairs of `utilities/compat.py`; as published it fills a dense matrix of tasks by tasks.
+pairs of `thurstonian/published.py`; as published it fills a dense matrix of tasks by tasks.
 """
 
 import os

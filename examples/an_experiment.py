@@ -1,4 +1,4 @@
-"""How is an experiment added? A YAML file of system prompts and tasks, run on top of a study that is done already.
+"""How is an experiment added? A YAML file of system prompts and tasks, run in place of a preset's own.
 
     python examples/an_experiment.py presets/demo.yaml [--store store]
 
@@ -37,9 +37,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("tea.yaml"))
     options = parser.parse_args()
 
-    options.out.write_text(EXPERIMENT)
-    overrides = [*options.set, f"shift.experiments=[{options.out}]"]
-    run = pp.Run.create(options.store, load_config(options.preset, overrides))
+    config = load_config(options.preset, [*options.set, f'shift.experiments=["{options.out}"]'])
+    with options.out.open("x", encoding="utf-8") as file:
+        file.write(EXPERIMENT)
+    run = pp.Run.create(options.store, config)
     run_nodes(run, run.nodes.values(), Progress())
 
     found = run.json("shift", "shift.json")["experiments"]["tea"]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from prefprobe.probes.heldout import heldout_probe as heldout_probe
     from prefprobe.probes.probe import Probe as Probe
     from prefprobe.shift.behaviour import behavioural_shift as behavioural_shift
+    from prefprobe.shift.experiments import load_experiments as load_experiments
+    from prefprobe.shift.statistics import shift_points as shift_points
     from prefprobe.shift.statistics import shift_statistics as shift_statistics
     from prefprobe.study.run import Run as Run
     from prefprobe.tasks.pool import read_tasks as read_tasks
@@ -54,6 +56,8 @@ _HOMES = {
     "heldout_probe": "probes.heldout",
     "cross_topic": "probes.crosstopic",
     "behavioural_shift": "shift.behaviour",
+    "load_experiments": "shift.experiments",
+    "shift_points": "shift.statistics",
     "shift_statistics": "shift.statistics",
     "Run": "study.run",
 }
@@ -70,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted(__all__)

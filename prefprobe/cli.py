@@ -40,14 +40,14 @@ class _Main(click.Group):
             error.show()
             _tell_kubernetes(error.format_message())
             sys.exit(78)
-        except Exception as bug:
-            _tell_kubernetes(f"{type(bug).__name__}: {bug} (a bug: the log has the traceback)")
-            raise
-        except (click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt):  # an Abort is a RuntimeError, so before the bugs
             click.echo(
                 "prefprobe: interrupted; what is finished is saved, and the same command goes on from there.", err=True
             )
             sys.exit(75)
+        except Exception as bug:
+            _tell_kubernetes(f"{type(bug).__name__}: {bug} (a bug: the log has the traceback)")
+            raise
 
 
 def _tell_kubernetes(sentence: str) -> None:

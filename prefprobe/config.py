@@ -5,6 +5,7 @@ line (`--set train.max_rounds=2`). A key that does not exist is an error everywh
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = 
     values = parse_yaml(_read(preset) if text is None else text, str(preset))
     if not isinstance(values, dict):
         raise BadConfig(f"{preset}: expected a mapping of settings, found {type(values).__name__}.")
+    unnamed = next((key for key in values if not isinstance(key, str)), None)
+    if unnamed is not None:
+        raise BadConfig(f"{preset}: the key {unnamed!r} is no name of a setting; correct it.")
     values = _merged(values, _environment())
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -58,6 +62,11 @@ def _read(preset: Path) -> bytes:
 
 
 def _environment() -> dict[str, Any]:
+    prefix = str(Config.model_config["env_prefix"])
+    for name in os.environ:  # one without __ may be another variable of this program's
+        first = name.removeprefix(prefix).partition("__")[0].lower()
+        if name.startswith(prefix) and "__" in name and first not in Config.model_fields:
+            raise BadConfig(f"environment: {name}: there is no block of settings `{first}`; correct it or unset it.")
     try:
         return EnvSettingsSource(Config)()
     except SettingsError as error:

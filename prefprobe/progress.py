@@ -3,6 +3,7 @@
 In a pod of Argo the count also goes to the file that Argo names, and from there to its interface.
 """
 
+import io
 import os
 import signal
 import sys
@@ -39,6 +40,11 @@ class Progress:
         self._total = self._done = self._resumed = 0
         self._started = self._shown = self._written = 0.0
         self._file = os.environ.get("ARGO_PROGRESS_FILE")
+
+    @classmethod
+    def silent(cls) -> "Progress":
+        """Shows nothing."""
+        return cls(Console(file=io.StringIO()))
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:

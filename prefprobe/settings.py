@@ -21,19 +21,25 @@ class ModelSettings(Settings):
     """A causal language model."""
 
     source: str = Field(description="hub id, local folder, GGUF file, or package:NAME/PATH")
-    name: str | None = Field(None, description="how the report calls it; the source if not given")
-    revision: str | None = Field(None, description="hub commit; content digests identify everything else")
-    adapter: str | None = Field(None, description="LoRA adapter (peft, safetensors) merged at load: hub id or folder")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of weights and passes")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
-    chat: bool = Field(True, description="render prompts with the chat template; false reads bare text")
+    name: str | None = Field(default=None, description="how the report calls it; the source if not given")
+    revision: str | None = Field(default=None, description="hub commit; content digests identify everything else")
+    adapter: str | None = Field(
+        default=None, description="LoRA adapter (peft, safetensors) merged at load: hub id or folder"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="type of weights and passes"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
+    chat: bool = Field(default=True, description="render prompts with the chat template; false reads bare text")
 
 
 class TaskSettings(Settings):
     """Which tasks there are, and how many are measured."""
 
     sources: list[str] = Field(
-        ["demo"], min_length=1, description="`demo`, a JSONL, CSV or Parquet file with id and text, or store:KEY"
+        default=["demo"],
+        min_length=1,
+        description="`demo`, a JSONL, CSV or Parquet file with id and text, or store:KEY",
     )
     n_train: int = Field(ge=10, description="tasks that probes are trained on")
     n_eval: int = Field(ge=10, description="other tasks: half select penalty and layer, half are reported on")
@@ -86,13 +92,13 @@ class TransportSettings(Settings):
     """How hard an endpoint is pressed, and how long it is waited for."""
 
     concurrency: int = Field(
-        32, ge=1, description="the most requests on their way at once; fewer while the endpoint is busy"
+        default=32, ge=1, description="the most requests on their way at once; fewer while the endpoint is busy"
     )
-    requests_per_minute: int | None = Field(None, ge=1, description="sent evenly, no bursts; null: no limit")
-    tokens_per_minute: int | None = Field(None, ge=1, description="prompt and longest answer; null: no limit")
-    attempt_timeout: float = Field(120.0, gt=0, description="seconds for one attempt")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="sent evenly, no bursts; null: no limit")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="prompt and longest answer; null: no limit")
+    attempt_timeout: float = Field(default=120.0, gt=0, description="seconds for one attempt")
     total_timeout: float = Field(
-        900.0, gt=0, description="seconds without any answer after which a step gives up for now"
+        default=900.0, gt=0, description="seconds without any answer after which a step gives up for now"
     )
 
 
@@ -100,7 +106,9 @@ class Prices(Settings):
     """US dollars for a million tokens."""
 
     prompt: float = Field(ge=0, description="prompt tokens")
-    cached: float | None = Field(None, ge=0, description="prompt tokens out of the provider's cache; null: as prompt")
+    cached: float | None = Field(
+        default=None, ge=0, description="prompt tokens out of the provider's cache; null: as prompt"
+    )
     completion: float = Field(ge=0, description="tokens of answers, thoughts included")
 
 
@@ -108,10 +116,12 @@ class JudgeSettings(Settings):
     """A model that is asked what an answer without a label says."""
 
     model: str = Field(description="its name at the endpoint")
-    base_url: Address | None = Field(None, description="null: the same endpoint")
-    key: Variable | None = Field(None, description="null: the same variable; must be given with another base_url")
-    max_tokens: int | None = Field(None, ge=1, description="as for the model")
-    prices: Prices | None = Field(None, description="as for the model, but its own")
+    base_url: Address | None = Field(default=None, description="null: the same endpoint")
+    key: Variable | None = Field(
+        default=None, description="null: the same variable; must be given with another base_url"
+    )
+    max_tokens: int | None = Field(default=None, ge=1, description="as for the model")
+    prices: Prices | None = Field(default=None, description="as for the model, but its own")
     extra: Extra = Field(default_factory=dict, description="further fields of every request to it")
 
     @model_validator(mode="after")
@@ -126,24 +136,29 @@ class ApiSettings(Settings):
 
     base_url: Address = Field(description="up to /v1, as in http://127.0.0.1:8000/v1 or https://openrouter.ai/api/v1")
     model: str = Field(description="its name there")
-    key: Variable = Field("OPENAI_API_KEY", description="NAME of the variable that holds the key; unset: none is sent")
+    key: Variable = Field(
+        default="OPENAI_API_KEY", description="NAME of the variable that holds the key; unset: none is sent"
+    )
     mode: Literal["auto", "exact", "sampled"] = Field(
-        "auto", description="exact reads log-probabilities; auto does where they come and answers begin with a label"
+        default="auto",
+        description="exact reads log-probabilities; auto does where they come and answers begin with a label",
     )
     max_tokens: int | None = Field(
-        None, ge=1, description="length of an answer; null: 16, and what it takes for a model that reasons"
+        default=None, ge=1, description="length of an answer; null: 16, and what it takes for a model that reasons"
     )
-    seed: int | None = Field(0, description="from which every question and repeat gets a seed of its own; null: none")
-    prices: Prices | None = Field(None, description="needed for budget_usd where the provider reports no cost")
-    budget_usd: float | None = Field(None, gt=0, description="what one step may cost; null: no limit")
+    seed: int | None = Field(
+        default=0, description="from which every question and repeat gets a seed of its own; null: none"
+    )
+    prices: Prices | None = Field(default=None, description="needed for budget_usd where the provider reports no cost")
+    budget_usd: float | None = Field(default=None, gt=0, description="what one step may cost; null: no limit")
     budget_tokens: int | None = Field(
-        None, gt=0, description="prompt and completion tokens of one step; null: no limit"
+        default=None, gt=0, description="prompt and completion tokens of one step; null: no limit"
     )
     extra: Extra = Field(
         default_factory=dict, description="further fields of every request: provider, reasoning, top_p"
     )
     transport: TransportSettings = Field(TransportSettings(), description="pace and patience; part of no key")
-    judge: JudgeSettings | None = Field(None, description="reads answers that begin with neither label")
+    judge: JudgeSettings | None = Field(default=None, description="reads answers that begin with neither label")
 
     def for_judge(self) -> "ApiSettings":
         """How the judge is asked: the same, but for what `judge` says otherwise. There must be a judge."""
@@ -162,13 +177,17 @@ class ChoiceSettings(Settings):
     """How one choice between two tasks is made."""
 
     engine: Literal["local", "api"] = Field(
-        "local", description="local: exact label probabilities from own weights; api: the model behind `api`"
+        default="local", description="local: exact label probabilities from own weights; api: the model behind `api`"
     )
-    api: ApiSettings | None = Field(None, description="given with `engine: api`, and only then")
-    temperature: float = Field(1.0, gt=0, description="at which answers are sampled, or label probabilities read")
-    label_a: str = Field("Task A:", description="the label of the task shown first")
-    label_b: str = Field("Task B:", description="the label of the other")
-    part: int = Field(192, ge=2, description="choices measured between two saves; at most this many are repeated")
+    api: ApiSettings | None = Field(default=None, description="given with `engine: api`, and only then")
+    temperature: float = Field(
+        default=1.0, gt=0, description="at which answers are sampled, or label probabilities read"
+    )
+    label_a: str = Field(default="Task A:", description="the label of the task shown first")
+    label_b: str = Field(default="Task B:", description="the label of the other")
+    part: int = Field(
+        default=192, ge=2, description="choices measured between two saves; at most this many are repeated"
+    )
 
     @model_validator(mode="after")
     def _an_api_if_one_is_asked(self) -> Self:
@@ -185,35 +204,43 @@ class ActiveLearningSettings(Settings):
     """How many pairs of one task set are measured, and when to stop. Defaults are the published procedure's."""
 
     initial_degree: int = Field(
-        5, ge=2, description="comparisons per task in the first round's random regular graph; 3 will do if read off"
+        default=5,
+        ge=2,
+        description="comparisons per task in the first round's random regular graph; 3 will do if read off",
     )
     batch: int = Field(ge=1, description="pairs in each later round")
-    max_rounds: int = Field(10, ge=1, description="measuring stops after as many, converged or not")
+    max_rounds: int = Field(default=10, ge=1, description="measuring stops after as many, converged or not")
     percentile: float = Field(
-        0.3, gt=0, le=1, description="|Δμ| and joint degree of new pairs lie under this percentile"
+        default=0.3, gt=0, le=1, description="|Δμ| and joint degree of new pairs lie under this percentile"
     )
-    relax: float = Field(1.5, gt=1, description="factor on the percentile while too few pairs qualify")
-    rank_threshold: float = Field(0.995, gt=0, lt=1, description="rank correlation with the round before")
-    reliability_threshold: float = Field(0.9, gt=0, lt=1, description="split-half reliability (Spearman-Brown)")
+    relax: float = Field(default=1.5, gt=1, description="factor on the percentile while too few pairs qualify")
+    rank_threshold: float = Field(default=0.995, gt=0, lt=1, description="rank correlation with the round before")
+    reliability_threshold: float = Field(default=0.9, gt=0, lt=1, description="split-half reliability (Spearman-Brown)")
     samples: int = Field(
-        1, ge=1, description="answers to each order of a pair where answers are sampled; read off, one is all there is"
+        default=1,
+        ge=1,
+        description="answers to each order of a pair where answers are sampled; read off, one is all there is",
     )
 
 
 class ActivationSettings(Settings):
     """Which activations are kept."""
 
-    fractions: list[float] = Field([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], description="layer int(f · n_layers)")
-    shards: int = Field(1, ge=1, le=64, description="extraction runs as this many parallel steps")
-    part: int = Field(120, ge=1, description="tasks between two saves")
+    fractions: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="layer int(f · n_layers)"
+    )
+    shards: int = Field(default=1, ge=1, le=64, description="extraction runs as this many parallel steps")
+    part: int = Field(default=120, ge=1, description="tasks between two saves")
 
 
 class ProbeSettings(Settings):
     """Probes and their controls."""
 
-    holdout: int = Field(1, ge=1, description="topics held out together in a cross-topic fold")
-    permutations: int = Field(20, ge=5, description="label permutations of the shuffled control")
-    compat: Literal["none", "reference"] = Field("none", description="reference: the published procedure's choices")
+    holdout: int = Field(default=1, ge=1, description="topics held out together in a cross-topic fold")
+    permutations: int = Field(default=20, ge=5, description="label permutations of the shuffled control")
+    compat: Literal["none", "reference"] = Field(
+        default="none", description="reference: the published procedure's choices"
+    )
 
 
 def _stem(experiment: str) -> str:
@@ -239,14 +266,16 @@ class ShiftSettings(Settings):
     """The system-prompt experiments."""
 
     experiments: Annotated[list[str], AfterValidator(_told_apart)] = Field(
-        ["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
+        default=["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
     )
     comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
-    samples: int = Field(1, ge=1, description="as for train and eval")
+    samples: int = Field(default=1, ge=1, description="as for train and eval")
     baseline: str = Field(
-        "You are a helpful assistant.", description="the system prompt that every other one is compared with"
+        default="You are a helpful assistant.", description="the system prompt that every other one is compared with"
     )
-    shards: int = Field(1, ge=1, le=64, description="system prompts are shared out among as many parallel steps")
+    shards: int = Field(
+        default=1, ge=1, le=64, description="system prompts are shared out among as many parallel steps"
+    )
 
     @property
     def stems(self) -> list[str]:
@@ -278,14 +307,14 @@ class Config(BaseSettings):
     )
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the beginning of a run's id")
-    seed: int = Field(0, description="everything random follows from it")
+    seed: int = Field(default=0, description="everything random follows from it")
     model: ModelSettings = Field(description="the model that chooses, and whose activations are probed")
-    base: ModelSettings | None = Field(None, description="a base model to compare with")
+    base: ModelSettings | None = Field(default=None, description="a base model to compare with")
     encoders: Annotated[dict[str, str], AfterValidator(_named)] = Field(
         default_factory=dict, description="name → sentence encoder (folder, hub id, package)"
     )
-    untrained: bool = Field(True, description="control: the same architecture with untrained weights")
-    random_features: bool = Field(True, description="control: features that know nothing of the tasks")
+    untrained: bool = Field(default=True, description="control: the same architecture with untrained weights")
+    random_features: bool = Field(default=True, description="control: features that know nothing of the tasks")
     tasks: TaskSettings = Field(description="what there is to choose from")
     choices: ChoiceSettings = Field(ChoiceSettings(), description="how a choice is made")
     train: ActiveLearningSettings = Field(description="how the train tasks are measured")

@@ -34,7 +34,7 @@ def local_path(source: str) -> Path | None:
     """
     if source.startswith("package:"):
         name, _, rest = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise BadConfig(
                 f"{source}: the Python package {name} is not installed; install it, or name another source."

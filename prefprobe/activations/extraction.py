@@ -38,12 +38,14 @@ def extract_activations(
     tenths of the depth. Raises BadConfig for a layer that the model has not, an activation that is not finite, and an
     architecture that gives other activations in packed passes than alone.
     """
+    if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
+        raise BadConfig("prompts are not a list of texts; give one text for each prompt, in a list.")
     systems = [system] * len(prompts) if system is None or isinstance(system, str) else list(system)
     if len(systems) != len(prompts):
         raise BadConfig(
             f"there are {len(systems)} system prompts for {len(prompts)} prompts; give one, or one for each."
         )
-    wanted = layer_numbers(FRACTIONS, model.n_layers) if layers is None else sorted(set(layers))
+    wanted = layer_numbers(FRACTIONS, model.n_layers) if layers is None else sorted({int(layer) for layer in layers})
     if not wanted or wanted[0] < 0 or wanted[-1] >= model.n_layers:
         raise BadConfig(f"layers {wanted}: the model has the blocks 0 to {model.n_layers - 1}; name some of these.")
     tokens = [model.prompt_tokens(text, one) for text, one in zip(prompts, systems, strict=True)]

@@ -3,9 +3,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.sources import cache_root, fetch, revision_now
+from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
@@ -34,6 +34,8 @@ class LoadedModel:
     chat: bool
     """Render with the chat template; False reads bare text, as base models do."""
     device: torch.device
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What identifies it, as plain JSON: source, revision, adapter, type; empty if it was made here."""
 
     @property
     def n_layers(self) -> int:
@@ -105,7 +107,7 @@ def load_model(
     """
     on = _device(device)
     revision = revision_now(source) if revision is None else revision
-    folder = _safetensors_folder(fetch(source, revision), revision)
+    folder = _safetensors_folder(fetch(source, revision))
     kind = getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -129,7 +131,9 @@ def load_model(
     except torch.OutOfMemoryError as error:
         raise BadConfig(f"{source}: the model does not fit on {on}; use a larger GPU or bfloat16.") from error
     model.requires_grad_(False)
-    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, chat, on)
+    origin = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
+    origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
+    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, chat, on, origin)
 
 
 def _device(name: str) -> torch.device:
@@ -151,10 +155,11 @@ def _merged(model: Any, adapter: str, revision: str) -> Any:
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
-def _safetensors_folder(path: Path, revision: str) -> Path:
+def _safetensors_folder(path: Path) -> Path:
     """`path` itself if it is a folder; a GGUF file is de-quantised once into the cache, in float32 as it is exact."""
     if path.is_dir():
         return path
+    revision = file_digest(path)
     folder = cache_root() / "models" / revision
     if (folder / "model.safetensors").exists():
         return folder

@@ -20,9 +20,9 @@ _ROWS = 256
 class LocalEngine:
     """Reads log P(A)/P(B) at the first token in which the two labels differ, after the beginning they share.
 
-    `revision` is what identifies the model in the identity of a question, as plain JSON, and `part` the number of answers
-    between two saves. `label_mass` is the probability, at temperature 1, that an answer begins with one of the labels up
-    to that token.
+    `revision` is what identifies the model in the identity of a question, as plain JSON, its origin if not given; `part` is
+    the number of answers between two saves. `label_mass` is the probability, at temperature 1, that an answer begins with
+    one of the labels up to that token.
     """
 
     name = "exact-local"
@@ -42,7 +42,7 @@ class LocalEngine:
         self.about: dict[str, Any] = {}
         self.identity = {
             "engine": self.name,
-            "model": dict(revision or {}),
+            "model": dict(model.origin if revision is None else revision),
             "temperature": temperature,
             "wording": WORDING,
             "labels": [stimulus.label_a, stimulus.label_b],

@@ -51,7 +51,7 @@ class ChoiceLog:
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Prompt id → system prompt; the id "" stands for none and is not in here."""
     answers: AnswerLog = field(default_factory=AnswerLog)
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=Progress.silent)
     judge: "Judge | None" = None
     judgements: AnswerLog | None = None
     """The judge's answers; there if `judge` is."""
@@ -160,24 +160,27 @@ def choose(
     texts: Mapping[str, str],
     pairs: Iterable[tuple[str, str]],
     *,
-    system: str | None = None,
+    prompts: Mapping[str, str] | None = None,
     samples: int = 1,
 ) -> pa.Table:
     """What an engine chooses in each of some pairs, shown in both orders: one row a choice, with the columns of SCHEMA.
 
-    `texts` maps task id → text, and pairs are of ids. Where answers are sampled each order is asked `samples` times;
-    under a `system` prompt `prompt_id` is "system". Nothing is kept but the table. Raises BadConfig for an id that has no
-    text, and what the engine raises.
+    `texts` maps task id → text, and pairs are of ids. Every pair is asked under each of `prompts`, name → system prompt,
+    which is the row's `prompt_id`; without any, under none (""). Where answers are sampled each order is asked `samples`
+    times. Nothing is kept but the table. Raises BadConfig for a pair that is not one of two tasks with texts, before
+    anything is asked, and what the engine raises.
     """
     asked = list(pairs)
-    unknown = next((id_ for pair in asked for id_ in pair if id_ not in texts), None)
-    if unknown is not None:
+    for pair in asked:
+        if isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1] or not all(id_ in texts for id_ in pair):
+            raise BadConfig(f"the pair {pair!r} is not two different ids of `texts`; correct it, or leave it out.")
+    if samples < 1 or "" in (prompts or {}):
         raise BadConfig(
-            f"a pair names the task {unknown!r}, which `texts` has not; give its text, or leave the pair out."
+            f"choose takes samples of 1 or more, found {samples}, and prompts that have names; correct this."
         )
-    prompt_id = "" if system is None else "system"
-    log = ChoiceLog(engine, texts, {} if system is None else {prompt_id: system})
-    return log.measure(log.questions(((prompt_id, a, b) for a, b in asked), samples), 0)
+    log = ChoiceLog(engine, texts, prompts or {})
+    names = [""] if prompts is None else list(prompts)
+    return log.measure(log.questions(((name, a, b) for name in names for a, b in asked), samples), 0)
 
 
 def nothing_said(choices: pa.Table) -> dict[str, int]:
@@ -194,8 +197,14 @@ def comparisons(choices: pa.Table, task_ids: Ids = ()) -> Comparisons:
     """What choices say of each pair: exact logits without their position bias, or counts of sampled answers.
 
     Refusals, unparsed and failed answers say nothing of a pair. An exact choice counts if its other order is there too:
-    alone it would bring its position bias with it. `task_ids` adds tasks that no choice names.
+    alone it would bring its position bias with it. `task_ids` adds tasks that no choice names. Raises BadConfig for choices
+    under several system prompts, and for exact and sampled ones in one table: these are utilities of two kinds.
     """
+    prompts = choices.column("prompt_id").unique().to_pylist()
+    outcomes = set(choices.column("outcome").unique().to_pylist())
+    if len(prompts) > 1 or {"exact"} < outcomes & {"exact", "a", "b"}:
+        found = f"under {len(prompts)} system prompts" if len(prompts) > 1 else "some exact and some sampled"
+        raise BadConfig(f"these choices are {found}, expected one kind; filter the table and compare each part alone.")
     exact = choices.filter(pc.equal(choices.column("outcome"), "exact")).select(["task_a", "task_b", "logit"])
     if exact.num_rows:
         other_order = exact.select(["task_a", "task_b"])

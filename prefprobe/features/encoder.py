@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from prefprobe.errors import BadConfig
 from prefprobe.features.bert import embed_bert
 from prefprobe.features.encoder_files import Encoder, read_encoder
 from prefprobe.sources import SMALL_FILES, fetch, revision_now
@@ -43,6 +44,8 @@ def embed(
     Raises BadConfig for what is no sentence encoder, for one with pickled weights alone, and where torch is needed and
     not installed.
     """
+    if isinstance(texts, str):
+        raise BadConfig("texts are one text, expected a list of them; put it into a list.")
     revision = revision_now(source) if revision is None else revision
     encoder = describe(source, revision)
     if encoder.beyond is None:

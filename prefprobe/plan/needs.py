@@ -1,6 +1,6 @@
 """What a study will take before anything is spent: requests, tokens, dollars, GPU hours and storage of every node.
 
-The tasks are those that the study will draw, the graph is the pipeline's, and lengths are measured. Nothing is asked of
+The tasks are those that the study will draw, the graph is the study's, and lengths are measured. Nothing is asked of
 the hub or of an API, nothing is downloaded, and nothing is saved.
 """
 

@@ -1,6 +1,5 @@
 """A probe: one direction in the activations of one layer, and the file that it is kept in."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,14 +61,18 @@ class Probe:
         with y: left out one by one, or whole `groups` (n,), such as topics, at once; exact, without refitting. The card
         says `alpha`, and `r_left_out`. Raises BadConfig for fewer than 3 rows, other lengths and what is not finite.
         """
-        targets = np.asarray(y, dtype=np.float64)
+        X, targets = np.asarray(X), np.asarray(y, dtype=np.float64)
         of = np.arange(len(X)) if groups is None else np.asarray(groups)
+        if target not in ("raw", "demeaned"):
+            raise BadConfig(f"probe: the target {target!r} is neither raw nor demeaned; name one of these.")
         if X.ndim != 2 or targets.shape != (len(X),) or of.shape != (len(X),) or len(X) < 3:
             raise BadConfig(
                 f"probe: X has the shape {X.shape}, y {targets.shape} and groups {of.shape}; expected (n, d), (n,) and (n,) "
                 "with n of 3 or more."
             )
         penalties = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
+        if penalties.ndim != 1 or not len(penalties):
+            raise BadConfig(f"probe: alphas have the shape {penalties.shape}, expected one penalty or a list of them.")
         decomposition = Decomposition.of(X)
         sweep = [
             pearson(targets, left_out) for left_out in group_out_predictions(decomposition, targets, of, penalties)
@@ -77,12 +80,19 @@ class Probe:
         a = best(sweep)
         W, b = fit(decomposition, targets, penalties[a : a + 1])
         card = {"alpha": float(penalties[a]), "r_left_out": sweep[a], "n_train": len(X)}
-        return cls(np.ascontiguousarray(W[0, :, 0]), float(b[0, 0]), layer, target, card)
+        return cls(np.ascontiguousarray(W[0, :, 0]), float(b[0, 0]), int(layer), target, card)
 
     @classmethod
-    def of(cls, weights: Mapping[str, npt.NDArray[Any]], layer: int, target: Target = "raw", **card: Any) -> "Probe":
+    def of(
+        cls,
+        weights: Mapping[str, npt.NDArray[Any]],
+        layer: int,
+        target: Target = "raw",
+        card: Mapping[str, Any] | None = None,
+    ) -> "Probe":
         """One of several probes as they are stored together: `<target>_<L>_w` and `<target>_<L>_b`."""
-        return cls(weights[f"{target}_{layer}_w"], float(weights[f"{target}_{layer}_b"]), layer, target, card)
+        w, b = weights[f"{target}_{layer}_w"], weights[f"{target}_{layer}_b"]
+        return cls(w, float(b), int(layer), target, card or {})
 
     @classmethod
     def load(cls, folder: str | Path, *, target: Target = "raw", layer: int | None = None) -> "Probe":
@@ -94,7 +104,7 @@ class Probe:
         try:
             weights, card = read_npz(files[WEIGHTS].read_bytes()), read_json(files[CARD].read_bytes())
             chosen = int(card["best"][target]["best_layer"]) if layer is None else layer
-            return cls.of(weights, chosen, target, **card)
+            return cls.of(weights, chosen, target, card)
         except FileNotFoundError as error:
             raise BadConfig(f"{error.filename}: no such file; name a folder with {WEIGHTS} and {CARD}.") from error
         except KeyError as error:
@@ -110,18 +120,28 @@ class Probe:
         if there:
             raise BadConfig(f"{there[0]} exists; save into a new folder.")
         name = f"{self.target}_{self.layer}"
-        about = {"best_layer": self.layer, "alpha": self.card.get("alpha"), "r": self.card.get("r")}
-        card = {"best": {self.target: about}, **self.card}
+        known = self.card.get("best", {}).get(self.target, {})
+        about = known if known.get("best_layer") == self.layer else {"alpha": self.card.get("alpha"), "r": None}
+        card = {**self.card, "best": {self.target: {**about, "best_layer": self.layer}}}
+        weights = npz_bytes({f"{name}_w": self.w, f"{name}_b": np.array(self.b)})
+        try:
+            written = json_bytes(card)
+        except (TypeError, ValueError) as error:
+            raise BadConfig(f"probe: the card is not plain JSON ({error}); put numbers and words into it.") from error
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise BadConfig(f"{folder} is a file; save into a folder.")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        files[WEIGHTS].write_bytes(npz_bytes({f"{name}_w": self.w, f"{name}_b": np.array(self.b)}))
-        files[CARD].write_bytes(json_bytes(json.loads(json.dumps(card))))
+        files[WEIGHTS].write_bytes(weights)
+        files[CARD].write_bytes(written)
 
     def score(self, X: npt.NDArray[Any]) -> Floats:
-        """(n,) scores of activations X (n, d) of any float type; BadConfig for another width."""
+        """(n,) scores of activations X (n, d) of any float type; BadConfig for another width and for what is not finite."""
+        X = np.asarray(X)
         if X.ndim != 2 or X.shape[1] != len(self.w):
             raise BadConfig(
                 f"probe: X has the shape {X.shape}, and the probe reads (n, {len(self.w)}) at layer {self.layer}."
             )
+        require_finite(X, "the features")
         return np.asarray(X.astype(np.float64) @ self.w + self.b)
 
     def test(self, X: npt.NDArray[Any], y: npt.ArrayLike, *, seed: int = 0) -> Agreement:
@@ -131,7 +151,6 @@ class Probe:
             raise BadConfig(
                 f"probe: X has {len(X)} rows and y the shape {observed.shape}; expected one value for each row."
             )
-        require_finite(X, "the features")
         require_finite(observed, "the target")
         scores = self.score(X)
         return Agreement(pearson_interval(observed, scores, seed=seed), determination(observed, scores), len(scores))

@@ -46,8 +46,14 @@ def export_features(run: Run, features: str, out: Path) -> str:
 
 def copy_outputs(run: Run, nodes: Sequence[Node], out: Path) -> None:
     """Write the outputs of finished nodes below `out`: those of a single node there, of several in a folder each."""
-    for node in nodes:
-        folder = out if len(nodes) == 1 else out / node.id
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in run.finished(node.id).outputs:
-            (folder / name).write_bytes(run.read(node.id, name))
+    copies = {
+        (out if len(nodes) == 1 else out / node.id) / name: run.read(node.id, name)
+        for node in nodes
+        for name in run.finished(node.id).outputs
+    }
+    other = next((path for path, data in copies.items() if path.exists() and path.read_bytes() != data), None)
+    if other is not None:
+        raise BadConfig(f"{other} exists and is another file; name a new folder.")
+    for path, data in copies.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

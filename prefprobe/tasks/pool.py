@@ -42,6 +42,8 @@ def read_tasks(paths: Sequence[str | Path]) -> list[Task]:
 
     Raises BadConfig naming file, row and what was expected.
     """
+    if isinstance(paths, str | Path):
+        raise BadConfig(f"{paths}: expected a list of files; put it into a list.")
     seen: dict[str, str] = {}
     tasks = []
     for path in (DEMO if name == "demo" else Path(name) for name in paths):

@@ -296,3 +296,26 @@ def test_a_run_has_a_name_that_a_store_can_hold(tmp_path: Path, name: str, capsy
         assert call(*command, "--run", name, "--store", tmp_path / "s") == 78, command
         assert "is no name of a run" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_ctrl_c_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    log = tmp_path / "log"
+    monkeypatch.setenv("PREFPROBE_TERMINATION_LOG", str(log))
+    monkeypatch.setattr("prefprobe.config.load_config", interrupted)
+    assert call("plan", study(tmp_path), "--store", tmp_path / "s") == 75
+    assert "interrupted; what is finished is saved" in capsys.readouterr().err
+    assert not log.exists()
+
+
+def test_a_copy_of_outputs_overwrites_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, out = tmp_path / "s", tmp_path / "out"
+    assert call("run", study(tmp_path), "--run", "r", "--store", store) != 0  # its model is not here; tasks are done
+    copy = ("step", "tasks", "--run", "r", "--store", store, "--out", out)
+    assert call(*copy) == call(*copy) == 0
+    (out / "tasks.json").write_text("mine")
+    assert call(*copy) == 78
+    assert "exists and is another file" in capsys.readouterr().err
+    assert (out / "tasks.json").read_text() == "mine"

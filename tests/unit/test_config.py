@@ -137,3 +137,20 @@ def test_what_experiments_are_called() -> None:
     assert load_config(DEMO, [f"shift.experiments={json.dumps(given)}"]).shift.stems == [
         "category", "my.tastes", "b c", "x", "y",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fractions", ["[]", "[1.0]", "[0.5, -0.1]"])
+def test_layers_that_no_model_has_are_refused_at_once(fractions: str) -> None:
+    with pytest.raises(BadConfig, match=r"activations\.fractions"):
+        load_config(PRESETS / "demo.yaml", [f"activations.fractions={fractions}"])
+
+
+def test_a_variable_of_a_block_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFPROBE_TRIAN__MAX_ROUNDS", "2")
+    with pytest.raises(BadConfig, match=r"PREFPROBE_TRIAN__MAX_ROUNDS: there is no block of settings `trian`"):
+        load_config(PRESETS / "demo.yaml")
+
+
+def test_a_key_that_is_no_word_is_refused() -> None:
+    with pytest.raises(BadConfig, match="the key 1 is no name of a setting"):
+        load_config(PRESETS / "demo.yaml", text="1: 2")

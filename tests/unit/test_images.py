@@ -1,4 +1,4 @@
-"""The Dockerfiles against the pipeline, and the scripts that the bases are built with. No engine is needed."""
+"""The Dockerfiles against the graph, and the scripts that the bases are built with. No engine is needed."""
 
 import importlib.util
 import json

@@ -1,7 +1,10 @@
 """What may be imported where: no torch on CPU nodes, nothing heavy to print help."""
 
+import ast
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +46,26 @@ def test_help_imports_nothing_heavy() -> None:
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert "explain" in done.stdout
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_contract_knows_every_job_and_every_folder_is_a_package() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (jobs,) = [c["modules"] for c in contracts if c["type"] == "independence"]
+    assert jobs == [f"prefprobe.jobs.{name.replace('-', '_')}" for name in sorted(STEPS)]
+    modules = [*(ROOT / "prefprobe").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]
+    assert {path.parent for path in modules if not (path.parent / "__init__.py").is_file()} == set()
+
+
+@pytest.mark.parametrize("folder", ["prefprobe", "jobs"])
+def test_no_module_goes_round_the_contract(folder: str) -> None:
+    """By the front door, or by the name that jobs/ has in the checkout."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not {"prefprobe", "jobs"} & {alias.name.split(".")[0] for alias in node.names}, path
+            elif isinstance(node, ast.ImportFrom):
+                assert str(node.module).split(".")[0] != "jobs", path
+                assert node.module != "prefprobe" or {alias.name for alias in node.names} == {"__version__"}, path

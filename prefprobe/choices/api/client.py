@@ -5,6 +5,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -82,7 +83,14 @@ class Client:
         and delivered, and the first error goes on. Raises TemporaryFailure for an endpoint that has answered nothing for
         `total_timeout` or wants to be paid, BadConfig for one that refuses the key or does not know the model.
         """
-        asyncio.run(_Run(self, deliver, beat).all(iter(calls)))
+        every = _Run(self, deliver, beat).all(iter(calls))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(every)
+        else:  # as in a notebook, whose loop is busy with the cell that waits here
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(asyncio.run, every).result()
 
 
 class _Run:

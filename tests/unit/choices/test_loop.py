@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.engine import Answer, Outcome, Question, Reading
-from prefprobe.choices.log import ChoiceLog, comparisons
+from prefprobe.choices.log import ChoiceLog, choose, comparisons
 from prefprobe.choices.loop import Measured, measure_utilities
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
@@ -327,7 +327,7 @@ def test_an_append_costs_what_is_appended(tmp_path: Path) -> None:
 def test_an_exact_choice_needs_its_other_order(tmp_path: Path) -> None:
     rows = [("a", "b", "exact", 2.0), ("b", "a", "exact", 0.0), ("a", "c", "exact", 5.0), ("c", "a", "unparsed", None)]
     columns = dict(zip(("task_a", "task_b", "outcome", "logit"), map(list, zip(*rows, strict=True)), strict=True))
-    table = pa.table(columns | {"p_a": pa.array([None] * 4, pa.float64())})
+    table = pa.table(columns | {"p_a": pa.array([None] * 4, pa.float64()), "prompt_id": [""] * 4})
     found = comparisons(table, ["a", "b", "c"])
     assert (found.i.tolist(), found.j.tolist()) == ([0], [1])
     assert found.wins[0] / found.count[0] == pytest.approx(1 / (1 + np.exp(-1.0)))
@@ -342,3 +342,35 @@ def test_braces_in_a_task_stay_as_they_are() -> None:
 def test_labels_must_differ() -> None:
     with pytest.raises(BadConfig, match="two different texts"):
         Stimulus("X", "X")
+
+
+def test_choose_asks_each_pair_under_each_prompt_and_keeps_them_apart() -> None:
+    engine = PlantedEngine(planted(4))
+    texts = {id_: id_ for id_ in engine.mu}
+    a, b, c, d = texts
+    table = choose(engine, texts, [(a, b), (c, d)], prompts={"one": "You hate math.", "two": "You love it."})
+    assert table.num_rows == 8
+    assert set(table.column("prompt_id").to_pylist()) == {"one", "two"}
+    with pytest.raises(BadConfig, match="under 2 system prompts"):
+        comparisons(table)
+    assert set(choose(engine, texts, [(a, b)]).column("prompt_id").to_pylist()) == {""}
+
+
+@pytest.mark.parametrize("pair", [("t000", "t000"), ("t000", "x"), "t0", ("t000",), ("t000", "t001", "t002")])
+def test_choose_asks_nothing_if_a_pair_is_none(pair: tuple[str, str]) -> None:
+    engine = PlantedEngine(planted(4))
+    with pytest.raises(BadConfig, match="is not two different ids"):
+        choose(engine, {id_: id_ for id_ in engine.mu}, [("t000", "t001"), pair])
+    assert not engine.asked
+
+
+def test_exact_and_sampled_choices_are_not_compared_in_one_table() -> None:
+    engine = PlantedEngine(planted(2))
+    table = choose(engine, {id_: id_ for id_ in engine.mu}, [("t000", "t001")])
+    outcome = [
+        "exact" if "exact" not in table.column("outcome").to_pylist() else "a",
+        *table.column("outcome").to_pylist()[1:],
+    ]
+    mixed = table.set_column(table.schema.get_field_index("outcome"), "outcome", pa.array(outcome))
+    with pytest.raises(BadConfig, match="some exact and some sampled"):
+        comparisons(mixed)

@@ -128,4 +128,30 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     bad[5, 2] = np.nan
     with pytest.raises(BadConfig, match="row 5"):
         probe.test(bad, y)
+    with pytest.raises(BadConfig, match="row 5"):
+        probe.score(bad)
+    with pytest.raises(BadConfig, match="expected one penalty or a list"):
+        Probe.train(X, y, alphas=[])
+    with pytest.raises(BadConfig, match="neither raw nor demeaned"):
+        Probe.train(X, y, target="other")  # type: ignore[arg-type]
     assert json.loads(json_bytes(dict(probe.card)))["n_train"] == 60
+
+
+def test_another_layer_than_the_best_is_saved_as_the_one_that_it_is(tmp_path: Path) -> None:
+    folder = folder_of_a_step(tmp_path / "step")
+    Probe.load(folder, layer=3).save(tmp_path / "one")
+    again = Probe.load(tmp_path / "one")
+    assert (again.layer, again.w.tolist(), again.card["source"]) == (3, [3, 3], "abc")
+    assert list(again.card["best"]) == ["raw"]
+
+
+def test_a_card_may_say_anything_that_is_plain_and_nothing_is_left_of_one_that_is_not(tmp_path: Path) -> None:
+    Probe(np.ones(2), 0.0, card={"layer": 3, "target": "x", "weights": 1}).save(tmp_path / "odd")
+    assert Probe.load(tmp_path / "odd").card["layer"] == 3
+    with pytest.raises(BadConfig, match="the card is not plain JSON"):
+        Probe(np.ones(2), 0.0, card={"at": object()}).save(tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+    Probe.train(X, y, layer=np.int64(3)).save(tmp_path / "numpy")  # type: ignore[arg-type]
+    assert Probe.load(tmp_path / "numpy").layer == 3
+    with pytest.raises(BadConfig, match="is a file; save into a folder"):
+        Probe.train(X, y).save(tmp_path / "odd" / "card.json")

@@ -1,5 +1,6 @@
 """The API engine and the judge against a server whose preferences, accents and faults are known."""
 
+import asyncio
 import logging
 import traceback
 from collections import Counter
@@ -431,3 +432,11 @@ def test_labels_must_differ() -> None:
     settings = ApiSettings(base_url="http://127.0.0.1:1/v1", model="m")
     with pytest.raises(BadConfig, match="begins with the other"):
         ApiEngine(settings, Stimulus("Task A", "task a:"), dialect=Dialect())
+
+
+def test_an_endpoint_is_asked_while_a_loop_runs_as_in_a_notebook() -> None:
+    async def cell() -> str:
+        return str(ApiEngine(ApiSettings(base_url=server.url, model="planted", key="")).about["why"])
+
+    with FaultServer(Behaviour(lists=True)) as server:
+        assert asyncio.run(cell()).startswith("exact: ")
