@@ -22,6 +22,7 @@ from prefprobe.store.formats import npz_bytes
 from prefprobe.store.keys import sha256
 from prefprobe.store.steps import Output, StepStore, read_output
 from prefprobe.study.run import Run
+from tests.encoders import write_bert
 
 TOPICS = ("math", "fiction", "travel", "clerical")
 WIDTH, DEPTH = 12, 10
@@ -103,7 +104,7 @@ def planted_study(
     preset = {
         "name": "planted",
         "model": {"source": str(folder), "name": "Planted"},
-        "encoders": {"words": str(folder)},
+        "encoders": {"words": write_bert(folder / "words")},
         "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 36, "n_eval": 24},
         "train": learning,
         "eval": learning,
@@ -146,9 +147,9 @@ def _plant(monkeypatch: pytest.MonkeyPatch, engine: PlantedEngine) -> None:
     LOADED.clear()
 
     def load_model(
-        settings: Any, revision: str, *, adapter_revision: str | None = None, untrained_seed: int | None = None
-    ):
-        LOADED.append((settings.source, revision, adapter_revision))
+        source: str, *, revision: str, adapter_revision: str | None, untrained_seed: int | None, **_: Any
+    ) -> _Model:
+        LOADED.append((source, revision, adapter_revision))
         return _Model(untrained_seed is None)
 
     def extract(
@@ -158,12 +159,12 @@ def _plant(monkeypatch: pytest.MonkeyPatch, engine: PlantedEngine) -> None:
         data = npz_bytes({"task_ids": np.array([id_ for id_, _, _ in rows]), **arrays})
         return {"part-00000.npz": store.write_part("part-00000.npz", data)}
 
-    def embed(source: str, revision: str, texts: Sequence[str]) -> np.ndarray:
+    def embed(source: str, texts: Sequence[str], **_: Any) -> np.ndarray:
         return random_features(np.array(texts), 8, 1)
 
     vars(loading).update(load_model=load_model)
     vars(extraction).update(extract=extract, layer_numbers=lambda fractions, n: sorted({int(f * n) for f in fractions}))
-    vars(local).update(LocalEngine=lambda *_: engine)
+    vars(local).update(LocalEngine=lambda *_, **__: engine)
     for name, module in (
         ("activations.loading", loading),
         ("activations.extraction", extraction),
