@@ -8,7 +8,7 @@ from typing import Any
 from prefprobe.errors import PrefprobeError, TemporaryFailure
 
 ENDED = ("Succeeded", "Failed", "Error")
-_SAYS_LESS = re.compile(r"Error: (Err)?ImagePull")  # than the warning before it, which names image and cause
+_SAYS_LESS = re.compile(r"Error: \w+$")  # than the warning beside it, which names image and cause
 
 
 class WorkflowFailed(PrefprobeError):

@@ -296,10 +296,11 @@ def event(pod: str, kind: str, reason: str, message: str, second: int) -> dict[s
         ([("FailedMount", 'MountVolume.SetUp failed for volume "models": claim not found')], 0),
         ([("FailedScheduling", "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.")], 0),
         ([("Failed", 'Failed to pull image "r/x:1": not found'), ("Failed", "Error: ImagePullBackOff")], 0),
+        ([("ErrImageNeverPull", 'Container image "r/x:1" is not present'), ("Failed", "Error: ErrImageNeverPull")], 0),
         ([("Failed", 'Error: secret "prefprobe-s3" not found')], 0),
         ([("FailedScheduling", "0/2 nodes are available"), ("FailedMount", "no such claim")], 1),
     ],
-    ids=["volume", "node", "image", "secret", "the last of two"],
+    ids=["volume", "node", "image", "image never pulled", "secret", "the last of two"],
 )
 def test_watch_shows_what_keeps_a_pod_from_starting(
     server: Server,
