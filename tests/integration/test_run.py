@@ -307,6 +307,9 @@ def test_an_installed_wheel_is_one_package_and_runs_the_study(store: Path, prese
     )
     assert done.returncode == 0, done.stderr
     where = "import prefprobe.jobs.extract as job; print(job.__file__)"
-    said = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": dependencies}
+    said = subprocess.run(
+        [python, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     assert said.stdout.strip().startswith(str(site))
     assert (report(new) / "verdict.json").read_bytes() == (report(store) / "verdict.json").read_bytes()
