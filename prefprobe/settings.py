@@ -157,7 +157,7 @@ class ApiSettings(Settings):
     extra: Extra = Field(
         default_factory=dict, description="further fields of every request: provider, reasoning, top_p"
     )
-    transport: TransportSettings = Field(TransportSettings(), description="pace and patience; part of no key")
+    transport: TransportSettings = Field(default=TransportSettings(), description="pace and patience; part of no key")
     judge: JudgeSettings | None = Field(default=None, description="reads answers that begin with neither label")
 
     def for_judge(self) -> "ApiSettings":
@@ -316,11 +316,11 @@ class Config(BaseSettings):
     untrained: bool = Field(default=True, description="control: the same architecture with untrained weights")
     random_features: bool = Field(default=True, description="control: features that know nothing of the tasks")
     tasks: TaskSettings = Field(description="what there is to choose from")
-    choices: ChoiceSettings = Field(ChoiceSettings(), description="how a choice is made")
+    choices: ChoiceSettings = Field(default=ChoiceSettings(), description="how a choice is made")
     train: ActiveLearningSettings = Field(description="how the train tasks are measured")
     eval: ActiveLearningSettings = Field(description="how the eval tasks are measured")
-    activations: ActivationSettings = Field(ActivationSettings(), description="which activations are kept")
-    probes: ProbeSettings = Field(ProbeSettings(), description="how probes are trained")
+    activations: ActivationSettings = Field(default=ActivationSettings(), description="which activations are kept")
+    probes: ProbeSettings = Field(default=ProbeSettings(), description="how probes are trained")
     shift: ShiftSettings = Field(description="which system prompts are tried")
 
     @classmethod

@@ -66,8 +66,10 @@ def measure_utilities(
     A round counts as converged if its utilities rank the tasks as the round before did (`rank_threshold`), agree between
     random halves of the pairs (`reliability_threshold`), and rest on new information: at least half a batch of new pairs.
     The generator of a round is seeded by its number, so that a resumed loop asks for the same pairs.
-    Raises BadConfig if the budget covers no choice at all.
+    Raises BadConfig for fewer than 2 tasks, and if the budget covers no choice at all.
     """
+    if len(log.texts) < 2:
+        raise BadConfig(f"there are {len(log.texts)} tasks to compare, and a choice takes two; add tasks.")
     ids = np.array(sorted(log.texts))
     saved = {} if store is None else store.parts()
     rounds: list[Round] = []

@@ -67,8 +67,8 @@ def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence
 
     Columns: prompt_id, task_id string; n int32; p_baseline, p_prompt, dp, dp_se float64. Rows may come in any order,
     and bits do not depend on it. Raises InputMissing naming a cell (prompt, task, comparison) that lacks an order or
-    its counterpart under the baseline; BadConfig for a row that does not pair a task with a comparison, for a logit
-    that is not finite, and for fewer than 2 comparisons or one named twice.
+    its counterpart under the baseline; BadConfig for exact and sampled choices in one table, for a row that does not
+    pair a task with a comparison, for a logit that is not finite, and for fewer than 2 comparisons or one named twice.
     """
     names = sorted(comparisons)
     if len(names) < 2 or len(set(names)) < len(names):
@@ -77,6 +77,8 @@ def behavioural_shift(choices: pa.Table, baseline_id: str, comparisons: Sequence
         np.array(choices.column(c).to_pylist(), np.object_) for c in ("prompt_id", "task_a", "task_b", "outcome")
     )
     exact = bool((outcome == "exact").any())
+    if exact and np.isin(outcome, ["a", "b"]).any():
+        raise BadConfig("shift: some choices are exact and some sampled, expected one kind; measure shifts again.")
     of_a = choices.column("logit" if exact else "p_a").to_numpy().astype(np.float64)
     chosen = np.isin(outcome, ["exact"] if exact else ["a", "b"])
     shown_first = np.isin(b, names)

@@ -144,12 +144,18 @@ class Run:
         return read_output(self.objects, manifest, name)
 
     def table(self, node: str, name: str) -> pa.Table:
-        """A Parquet output as an Arrow table, which pandas, Polars and DuckDB read as it is."""
-        return read_parquet(self.read(node, name))
+        """A Parquet output as an Arrow table, which pandas, Polars and DuckDB read as it is; BadConfig for another file."""
+        data = self.read(node, name)
+        if not name.endswith(".parquet"):
+            raise BadConfig(f"{node}: {name} is no table; read its bytes with `read`.")
+        return read_parquet(data)
 
     def json(self, node: str, name: str) -> Any:
-        """A JSON output."""
-        return read_json(self.read(node, name))
+        """A JSON output; BadConfig for another file."""
+        data = self.read(node, name)
+        if not name.endswith(".json"):
+            raise BadConfig(f"{node}: {name} is no JSON; read its bytes with `read`.")
+        return read_json(data)
 
     def state(self, node: Node) -> NodeState:
         """How far the node is, read from the store."""

@@ -374,3 +374,9 @@ def test_exact_and_sampled_choices_are_not_compared_in_one_table() -> None:
     mixed = table.set_column(table.schema.get_field_index("outcome"), "outcome", pa.array(outcome))
     with pytest.raises(BadConfig, match="some exact and some sampled"):
         comparisons(mixed)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_choice_takes_two_tasks(n: int) -> None:
+    with pytest.raises(BadConfig, match=f"there are {n} tasks to compare"):
+        measure_utilities(ChoiceLog(PlantedEngine(planted(2)), dict(list({"a": "a"}.items())[:n])), SETTINGS)

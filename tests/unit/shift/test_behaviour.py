@@ -250,3 +250,11 @@ def test_a_refusal_is_a_choice_of_neither():
     assert sampled(answered_once)[0]["n"] == 3
     (row,) = sampled([[*row[:3], "refusal"] if row[0] == "p-1" else row for row in choices])
     assert (row["n"], row["dp"], row["p_prompt"]) == (0, None, None)
+
+
+def test_exact_and_sampled_choices_are_not_mixed():
+    choices = rows()
+    table = pa.table({name: [row[i] for row in choices] for i, name in enumerate(COLUMNS)})
+    outcome = pa.array(["a"] + ["exact"] * (len(choices) - 1))
+    with pytest.raises(BadConfig, match="some choices are exact and some sampled"):
+        behavioural_shift(table.append_column("outcome", outcome), BASE, COMPARISONS)
