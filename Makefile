@@ -77,6 +77,9 @@ bench: setup $(DONE)/dev ## run each file in benchmarks/
 argo: $(DONE)/dev $(DONE)/package ## write argo/templates/ from the graph of the study and the tables in argo/write.py
 	$(BIN)/python argo/write.py
 
+models: setup $(DONE)/dev ## measure a tiny model of each family, and write docs/models.md
+	PREFPROBE_WRITE_MODELS=1 $(BIN)/python -m pytest -q tests/integration/test_zoo.py
+
 images: ## build the two bases, an image for every Argo template, and the demo's models (variables: see above in the Makefile)
 	$(build_on_python) $(epoch) --file images/base/cpu/Dockerfile --tag $(call image,cpu) .
 	$(build_on_python) $(epoch) --build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL) --file images/base/gpu/Dockerfile --tag $(call image,gpu) .

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prefprobe.activations.loading import LoadedModel
-from prefprobe.activations.packing import check_packing, forward
+from prefprobe.activations.passes import check_model, forward
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.store.formats import npz_bytes
@@ -35,8 +35,8 @@ def extract_activations(
     """The residual stream after `layers` at the last token of every prompt: {layer: (n, d) float32}, rows as `prompts`.
 
     `system` is one system prompt for all, or one (or None) for each. Layers are 0-based blocks; by default those at
-    tenths of the depth. Raises BadConfig for a layer that the model has not, an activation that is not finite, and an
-    architecture that gives other activations in packed passes than alone.
+    tenths of the depth. Raises BadConfig for a layer that the model has not, an activation that is not finite, and a
+    model whose own pass reports other activations (`check_model`).
     """
     if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
         raise BadConfig("prompts are not a list of texts; give one text for each prompt, in a list.")
@@ -51,9 +51,8 @@ def extract_activations(
     tokens = [model.prompt_tokens(text, one) for text, one in zip(prompts, systems, strict=True)]
     if not tokens:
         return {layer: np.empty((0, model.width), dtype=np.float32) for layer in wanted}
-    with model.up_to(wanted[-1]):
-        check_packing(model)
-        return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))])
+    check_model(model)
+    return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))])
 
 
 def _streams(
@@ -93,14 +92,13 @@ def extract(
     names = [f"part-{k:05d}.npz" for k in range(len(chunks))]
     saved = sum(len(c) for n, c in zip(names, chunks, strict=True) if n in there)
     progress.start(len(rows), unit, saved)
-    with model.up_to(max(layers)):
-        check_packing(model)
-        for name, chunk in zip(names, chunks, strict=True):
-            if name in there:
-                store.read_part(name)  # a corrupt part must stop this step, not a later one
-                continue
-            kept = _streams(model, [tokens[i] for i in chunk], layers, [f"task {rows[i][0]}" for i in chunk])
-            arrays: dict[str, Any] = {"task_ids": np.array([rows[i][0] for i in chunk])}
-            there[name] = store.write_part(name, npz_bytes(arrays | {f"layer_{n}": x for n, x in kept.items()}))
-            progress.advance(len(chunk))
+    check_model(model)
+    for name, chunk in zip(names, chunks, strict=True):
+        if name in there:
+            store.read_part(name)  # a corrupt part must stop this step, not a later one
+            continue
+        kept = _streams(model, [tokens[i] for i in chunk], layers, [f"task {rows[i][0]}" for i in chunk])
+        arrays: dict[str, Any] = {"task_ids": np.array([rows[i][0] for i in chunk])}
+        there[name] = store.write_part(name, npz_bytes(arrays | {f"layer_{n}": x for n, x in kept.items()}))
+        progress.advance(len(chunk))
     return {name: there[name] for name in names}

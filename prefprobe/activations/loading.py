@@ -1,19 +1,28 @@
 """A chat or base model, ready for forward passes: weights, tokenizer and how a prompt is rendered."""
 
 import logging
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
+from prefprobe.activations.masks import DistanceRules
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
@@ -23,24 +32,52 @@ transformers_logging.disable_progress_bar()
 
 
 @dataclass
+class Packing:
+    """What is known of a model in packed passes."""
+
+    rules: DistanceRules
+    exact_to: dict[tuple[bool, bool], int] = field(default_factory=dict)
+    """{(whether all prompts share a beginning, whether some branch off others): tokens up to which packed values were
+    compared with the model's own}."""
+    apart_from: float = math.inf
+    """Prompts of as many tokens and more go through alone."""
+    why: str = ""
+    checked: bool = False
+    """Whether what is read off the model was compared with what it says of itself."""
+
+
+@dataclass
 class LoadedModel:
     """A causal language model in evaluation mode, and its prompt format."""
 
-    backbone: Any
-    """The stack of blocks without the head; `backbone.layers[L]` is block L, 0-based."""
-    head: Any
-    """Maps the final hidden state (…, d) to logits (…, vocabulary)."""
+    model: Any
+    """As transformers made it: the head, and every last step of its logits, are in here."""
     tokenizer: Any
     chat: bool
     """Render with the chat template; False reads bare text, as base models do."""
     device: torch.device
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What identifies it, as plain JSON: source, revision, adapter, type; empty if it was made here."""
+    backbone: Any = field(init=False)
+    """The text model without its head."""
+    blocks: Sequence[Any] = field(init=False)
+    """Block L, 0-based, adds to the residual stream and returns it."""
+    packing: Packing = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises BadConfig for an architecture without one stack of blocks."""
+        self.backbone, self.blocks = _stack(self.model.get_decoder())
+        self.packing = Packing(DistanceRules(self.backbone.config))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.backbone.parameters()).dtype  # type: ignore[no-any-return]
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks of the architecture, also within `up_to`."""
-        return int(self.backbone.config.num_hidden_layers)
+        """Number of blocks."""
+        return len(self.blocks)
 
     @property
     def width(self) -> int:
@@ -52,15 +89,32 @@ class LoadedModel:
         """The architecture's name, such as llama."""
         return str(self.backbone.config.model_type)
 
-    @contextmanager
-    def up_to(self, layer: int) -> Iterator[None]:
-        """Within it, passes end after block `layer`: what is above is not computed."""
-        whole = self.backbone.layers
-        self.backbone.layers = whole[: layer + 1]
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt may have; None where the architecture knows no limit."""
+        return None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Final hidden states (n, d) → logits (n, vocabulary) float64, by all that the model itself does after its blocks.
+
+        Its own pass is run over one token, and goes on with `hidden` in place of what its blocks gave.
+        """
+        given = hidden.to(self.dtype)[None]
+
+        def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (given, *output[1:])
+            output.last_hidden_state = given
+            return output
+
+        handle = self.backbone.register_forward_hook(replace)
         try:
-            yield
+            with torch.inference_mode():
+                any_token = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+                logits = self.model(input_ids=any_token, use_cache=False).logits
         finally:
-            self.backbone.layers = whole
+            handle.remove()
+        return logits[0].double()  # type: ignore[no-any-return]
 
     def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of one rendered prompt, ready for the answer, with at most one BOS.
@@ -111,15 +165,14 @@ def load_model(
     kind = getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        auto = _auto_class(source, config)
         if untrained_seed is None:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=kind, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
-            )
+            model = auto.from_pretrained(folder, dtype=kind, trust_remote_code=False, use_safetensors=True)
         else:
             torch.manual_seed(untrained_seed)
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError) as error:
+            model = auto.from_config(config, dtype=kind)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
@@ -133,7 +186,36 @@ def load_model(
     model.requires_grad_(False)
     origin = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
     origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
-    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, chat, on, origin)
+    return LoadedModel(model, tokenizer, chat, on, origin)
+
+
+def _auto_class(source: str, config: Any) -> Any:
+    """What loads models of this kind of config: of text, or of images and text, of which the text model is used."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    raise BadConfig(f"{source}: {config.model_type} is no causal language model; measure another model.")
+
+
+def _stack(decoder: Any) -> tuple[Any, Sequence[Any]]:
+    """The module that sends the residual stream through one list of blocks, and the list."""
+    n = decoder.config.get_text_config().num_hidden_layers
+    found = [
+        (module, blocks)
+        for module in decoder.modules()
+        for blocks in module.children()
+        if isinstance(blocks, torch.nn.ModuleList)
+        and len(blocks) == n
+        and all(isinstance(block, GradientCheckpointingLayer) for block in blocks)
+    ]
+    own = [(module, blocks) for module, blocks in found if module is decoder] or found
+    if len(own) != 1:
+        raise BadConfig(
+            f"{type(decoder).__name__} has {len(own)} stacks of {n} blocks, expected one, whose residual stream is read; "
+            "measure another model."
+        )
+    return own[0]
 
 
 def _device(name: str) -> torch.device:

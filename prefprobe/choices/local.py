@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from prefprobe.activations.loading import LoadedModel
-from prefprobe.activations.packing import check_packing, forward
+from prefprobe.activations.passes import check_model, forward
 from prefprobe.choices.engine import Answer, Question, Reading, Save
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
@@ -37,7 +37,7 @@ class LocalEngine:
         revision: Mapping[str, Any] | None = None,
         part: int = 192,
     ) -> None:
-        check_packing(model)
+        check_model(model)
         self._model, self._stimulus, self._temperature, self._part = model, stimulus, temperature, part
         self.about: dict[str, Any] = {}
         self.identity = {
@@ -91,7 +91,7 @@ class LocalEngine:
 
     def _read(self, hidden: torch.Tensor) -> torch.Tensor:
         """(n, shared + 1, d) final hidden states → (n, 2): logit, label mass."""
-        logits = self._model.head(hidden.to(next(self._model.head.parameters()).dtype)).double()
+        logits = self._model.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         log_p = logits.log_softmax(-1)
         mass = torch.logaddexp(log_p[:, -1, self._a], log_p[:, -1, self._b])
         for position, token in enumerate(self._shared):

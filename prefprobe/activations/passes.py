@@ -1,0 +1,276 @@
+"""Forward passes of many prompts, exact for any decoder: packed where that gives what the model itself gives, else alone.
+
+No list of architectures says which are packed. In every length that a run meets, packed values are compared with those of
+the model's own pass of one prompt alone, before any of them is returned; where they differ, prompts go through alone.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from prefprobe.activations.loading import LoadedModel
+from prefprobe.activations.masks import NotPackable
+from prefprobe.activations.packing import Pack, batches, pack, shared_beginning
+from prefprobe.errors import BadConfig
+
+_log = logging.getLogger(__name__)
+
+BATCH_TOKENS = 2048
+"""Tokens in a batch of packs: matrix products of two CPU cores are at their best from about here."""
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+_TOLERANCE_HALF = 5e-2
+"""Relative difference of a vector that rounding alone explains, in float32 and in 16 bits."""
+
+Kept = dict[int, np.ndarray]
+
+
+def forward(
+    model: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int] = (),
+    tail: int = 0,
+    pack_tokens: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> tuple[Kept, torch.Tensor | None]:
+    """Run all sequences and keep only what is asked for.
+
+    Returns the residual stream after each of `layers` (0-based blocks) at the last token, {layer: (n, d) float32}, and,
+    if `tail` > 0, the final hidden states of the last `tail` tokens, (n, tail, d) float32 on the device; without it
+    nothing above the deepest of `layers` is computed. `pack_tokens` is four sequences' own tokens unless given: enough to
+    share beginnings and to waste little at a pack's end, while attention, which grows with it, stays a small part.
+
+    Raises BadConfig for a sequence longer than the model's context, and for a model whose values depend on later tokens.
+    """
+    if any(len(s) <= max(tail, 1) for s in sequences):
+        raise BadConfig("a prompt is shorter than the answer's beginning; check the chat template and the labels.")
+    lengths = [len(s) for s in sequences]
+    longest = max(lengths)
+    if model.context is not None and longest > model.context:
+        raise BadConfig(
+            f"a prompt of {longest} tokens is longer than the model's context of {model.context}; "
+            "leave out the longest tasks, or set `tasks.too_long: drop`."
+        )
+    wanted = tuple(layers), tail
+    if longest >= model.packing.apart_from:
+        return _one_by_one(model, sequences, *wanted)
+    skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1))
+    if pack_tokens is None:
+        pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
+    packs = pack(sequences, skip, pack_tokens)
+    branched = [row for p in packs for row, path in zip(p.rows, p.paths, strict=True) if path[-1] >= path[0] + len(path)]
+    regime = skip > 0, bool(branched)
+    compared = model.packing.exact_to.get(regime, 0)
+    try:
+        result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
+    except torch.OutOfMemoryError:
+        raise
+    except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        if compared:
+            raise
+        _log.debug("packed pass", exc_info=True)
+        reason = "" if isinstance(error, NotPackable) else f" ({type(error).__name__})"
+        _set_apart(model, 0, f"its layers take no packed pass{reason}")
+        return _one_by_one(model, sequences, *wanted)
+    if longest > compared:
+        some = {lengths.index(longest), lengths.index(min(lengths)), *sorted(branched, key=lambda r: -lengths[r])[:1]}
+        rows = sorted(some)
+        apart = _difference(result, rows, _one_by_one(model, [sequences[i] for i in rows], *wanted))
+        if not apart < tolerance(model):
+            _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
+            _set_apart(model, longest, "packed values are not its own")
+            return _one_by_one(model, sequences, *wanted)
+        model.packing.exact_to[regime] = longest
+    return result
+
+
+def check_model(model: LoadedModel) -> None:
+    """Compare what is read off a model with what its own pass says of itself, once a model, before anything is measured.
+
+    Raises BadConfig if its blocks do not hand on one residual stream, if they give another stream than its pass reports,
+    if later tokens change earlier ones, or if the logits of its final hidden states are not its own.
+    """
+    if model.packing.checked:
+        return
+    texts = ["Name a colour", "Name a colour and a number", "Name a colour or a word", "Sort these three words"]
+    sequences = [model.prompt_tokens(text) for text in texts]
+    layers, tokens = range(model.n_layers), torch.tensor([sequences[-1]], device=model.device)
+    with torch.inference_mode():
+        own = model.model(input_ids=tokens, use_cache=False, output_hidden_states=True)
+        with _capture(model, layers, final=True) as seen:
+            model.model(input_ids=tokens, use_cache=False)
+        with _capture(model, (), final=True) as before:
+            model.model(input_ids=tokens[:, :-1], use_cache=False)
+    streams = [seen[layer] for layer in layers]
+    shape = (*tokens.shape, model.width)
+    if any(stream.shape != shape for stream in streams):
+        found = next(tuple(stream.shape) for stream in streams if stream.shape != shape)
+        _refuse(model, f"its blocks hand on values of shape {found}, expected one residual stream of shape {shape}")
+    reported = own.hidden_states or ()
+    # the last one that is reported has gone through the final norm, which is after the stream
+    compared = list(zip(streams[:-1], reported[1:-1], strict=len(reported) == len(streams) + 1))
+    if not compared or not all(_near(model, stream, said) for stream, said in compared):
+        _refuse(model, "its blocks give other values than the hidden states that it reports")
+    if not _near(model, before[_FINAL], seen[_FINAL][:, :-1], np.median):  # rounding may be large at some one token
+        _refuse(model, "a later token changes what it computes of earlier ones, which no decoder does")
+    if not _near(model, model.logits(seen[_FINAL][0]), own.logits[0]):
+        _refuse(model, "the logits of its final hidden states are not its own")
+    forward(model, sequences, layers=layers, tail=1)
+    model.packing.checked = True
+
+
+def _refuse(model: LoadedModel, why: str) -> NoReturn:
+    raise BadConfig(f"{type(model.model).__name__} cannot be measured: {why}; measure another model.")
+
+
+def _near(model: LoadedModel, one: torch.Tensor, other: torch.Tensor, of: Callable[[Any], Any] = np.max) -> bool:
+    return bool(of(relative_difference(one.float().cpu().numpy(), other.float().cpu().numpy())) < tolerance(model))
+
+
+def tolerance(model: LoadedModel) -> float:
+    """Relative difference of two vectors that rounding alone may cause."""
+    return _TOLERANCE.get(model.dtype, _TOLERANCE_HALF)
+
+
+def _set_apart(model: LoadedModel, longest: int, why: str) -> None:
+    where = f"prompts of {longest} tokens and more go" if longest else "prompts go"
+    model.packing.apart_from, model.packing.why = longest, f"{where} through {model.family} one at a time, since {why}"
+    _log.info("%s; this is exact, and slower", model.packing.why)
+
+
+def _difference(packed: tuple[Kept, torch.Tensor | None], rows: list[int], alone: tuple[Kept, Any]) -> float:
+    """The largest relative difference of any vector in `rows`; NaN if a value is no number."""
+    pairs = [(packed[0][layer][rows], own) for layer, own in alone[0].items()]
+    if packed[1] is not None:
+        pairs.append((packed[1][rows].cpu().numpy(), alone[1].cpu().numpy()))
+    return max(float(relative_difference(got, own).max()) for got, own in pairs)
+
+
+def relative_difference(got: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """‖got − own‖ / ‖own‖ of every vector, for arrays (…, d)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.linalg.norm(got - own, axis=-1) / np.linalg.norm(own, axis=-1))
+
+
+def _one_by_one(
+    model: LoadedModel, sequences: Sequence[Sequence[int]], layers: tuple[int, ...], tail: int
+) -> tuple[Kept, torch.Tensor | None]:
+    """The same by the model's own pass of each sequence, without a mask, a cache or another sequence beside it."""
+    kept = {layer: np.empty((len(sequences), model.width), dtype=np.float32) for layer in layers}
+    hidden = torch.empty((len(sequences), tail, model.width), device=model.device) if tail else None
+    with torch.inference_mode():
+        for row, sequence in enumerate(sequences):
+            with _capture(model, layers, final=tail > 0) as seen:
+                model.model(input_ids=torch.tensor([list(sequence)], device=model.device), use_cache=False)
+            for layer in layers:
+                kept[layer][row] = seen[layer][0, -1].float().cpu().numpy()
+            if hidden is not None:
+                hidden[row] = seen[_FINAL][0, -tail:].float()
+    return kept, hidden
+
+
+def _packed(
+    model: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    packs: list[Pack],
+    skip: int,
+    layers: tuple[int, ...],
+    tail: int,
+    batch_tokens: int,
+) -> tuple[Kept, torch.Tensor | None]:
+    n, d, last = len(sequences), model.width, max(tail, 1)
+    kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
+    hidden = torch.empty((n, tail, d), device=model.device) if tail else None
+    with torch.inference_mode():
+        prefix = _prefix_cache(model, sequences[0][:skip]) if skip else None
+        for batch in batches(packs, batch_tokens):
+            rows = [row for p in batch for row in p.rows]
+            where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows], device=model.device)
+            ends = torch.tensor(np.stack([path[-last:] for p in batch for path in p.paths]), device=model.device)
+            with _capture(model, layers, final=tail > 0) as seen:
+                _run(model, batch, prefix, skip)
+            for layer in layers:
+                kept[layer][rows] = seen[layer][where, ends[:, -1]].float().cpu().numpy()
+            if hidden is not None:
+                hidden[torch.tensor(rows, device=model.device)] = seen[_FINAL][where[:, None], ends].float()
+    return kept, hidden
+
+
+def _prefix_cache(model: LoadedModel, tokens: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    cache = DynamicCache()
+    model.backbone(input_ids=torch.tensor([list(tokens)], device=model.device), past_key_values=cache, use_cache=True)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _run(
+    model: LoadedModel, batch: list[Pack], prefix: list[tuple[torch.Tensor, torch.Tensor]] | None, skip: int
+) -> None:
+    size, width = len(batch), max(len(p.tokens) for p in batch)
+    tokens = np.zeros((size, width), dtype=np.int64)
+    positions = np.zeros((size, width), dtype=np.int64)
+    sees = np.zeros((size, width, skip + width), dtype=bool)
+    sees[:, :, :skip] = True
+    sees[:, np.arange(width), skip + np.arange(width)] = True  # an empty place at the end sees itself, to stay finite
+    for i, p in enumerate(batch):
+        tokens[i, : len(p.tokens)] = p.tokens
+        positions[i, : len(p.tokens)] = p.positions
+        for path in p.paths:
+            sees[i][np.ix_(path, skip + path)] |= np.tri(len(path), dtype=bool)
+    cache = None
+    if prefix is not None:
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(prefix):
+            cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
+    places = torch.from_numpy(positions).to(model.device)
+    key_places = torch.cat([torch.arange(skip, device=model.device).expand(size, -1), places], dim=1)
+    model.backbone(
+        input_ids=torch.from_numpy(tokens).to(model.device),
+        position_ids=places,
+        attention_mask=model.packing.rules.masks(
+            torch.from_numpy(sees).to(model.device), places, key_places, model.dtype
+        ),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+
+
+_FINAL = -1
+"""Under which `_capture` keeps the final hidden states."""
+
+
+class _Reached(Exception):
+    """All that was asked for has been computed."""
+
+
+@contextmanager
+def _capture(model: LoadedModel, layers: Sequence[int], final: bool) -> Iterator[dict[int, torch.Tensor]]:
+    """{layer: the stream after it}, and the final hidden states as _FINAL, of the one pass that is run within it.
+
+    The pass is left as soon as they are there: what is above is not computed.
+    """
+    seen: dict[int, torch.Tensor] = {}
+    wanted = {*layers, _FINAL} if final else set(layers)
+
+    def keep(name: int) -> Any:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            seen[name] = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+            if seen.keys() == wanted:
+                raise _Reached
+
+        return hook
+
+    handles = [model.blocks[layer].register_forward_hook(keep(layer)) for layer in set(layers)]
+    if final:
+        handles.append(model.backbone.register_forward_hook(keep(_FINAL)))
+    try:
+        yield seen
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
