@@ -1,5 +1,6 @@
-"""A chat or base model, ready for forward passes: weights, tokenizer and how a prompt is rendered."""
+"""A chat or base model, ready for forward passes: weights, and how its prompts are made."""
 
+import datetime
 import logging
 import os
 import shutil
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
+from prefprobe.settings import DATE
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _log = logging.getLogger(__name__)
@@ -24,18 +26,21 @@ transformers_logging.disable_progress_bar()
 
 @dataclass
 class LoadedModel:
-    """A causal language model in evaluation mode, and its prompt format."""
+    """A causal language model in evaluation mode, and how its prompts are made."""
 
     backbone: Any
     """The stack of blocks without the head; `backbone.layers[L]` is block L, 0-based."""
     head: Any
     """Maps the final hidden state (…, d) to logits (…, vocabulary)."""
-    tokenizer: Any
-    chat: bool
-    """Render with the chat template; False reads bare text, as base models do."""
+    prompts: PromptFormat
     device: torch.device
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """What identifies it, as plain JSON: source, revision, adapter, type; empty if it was made here."""
+    """What identifies it, as plain JSON: source, revision, adapter, type, rendering; empty if it was made here."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of its prompts."""
+        return self.prompts.tokenizer
 
     @property
     def n_layers(self) -> int:
@@ -63,28 +68,8 @@ class LoadedModel:
             self.backbone.layers = whole
 
     def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:
-        """Token ids of one rendered prompt, ready for the answer, with at most one BOS.
-
-        A template without a system turn gets the system prompt at the head of the user's turn.
-        """
-        if not self.chat:
-            bare = text if system is None else f"{system}\n\n{text}"
-            return list(self.tokenizer(bare)["input_ids"])
-        user = {"role": "user", "content": text}
-        try:
-            messages = [user] if system is None else [{"role": "system", "content": system}, user]
-            rendered = self._render(messages)
-        except TemplateError:
-            rendered = self._render([{"role": "user", "content": f"{system}\n\n{text}"}])
-        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        # some templates print today's date, which would give another prompt every day
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, date_string="01 Jan 2025"
-            )
-        )
+        """Token ids of one prompt, see `PromptFormat.tokens`."""
+        return self.prompts.tokens(text, system)
 
 
 def load_model(
@@ -96,14 +81,18 @@ def load_model(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     chat: bool = True,
+    template: Mapping[str, Any] | None = None,
+    date: datetime.date = DATE,
     untrained_seed: int | None = None,
 ) -> LoadedModel:
     """Load a causal language model, merge its LoRA adapter, and move it to the device.
 
     `source` and `adapter` are a hub id, a local folder, a GGUF file (the source alone) or `package:NAME/PATH`; a revision
-    is a hub commit, the newest one if not given. Without `chat` prompts are bare text, as base models read them. With
+    is a hub commit, the newest one if not given. Without `chat` prompts are bare text, as base models read them;
+    `template` are arguments of the chat template, and `date` is what it prints as today's. With
     `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
-    Raises BadConfig for a source that is not a loadable model, TemporaryFailure for a device that is lost.
+    Raises BadConfig for a source that is not a loadable model or whose chat template cannot be used, TemporaryFailure for a
+    device that is lost.
     """
     on = _device(device)
     revision = revision_now(source) if revision is None else revision
@@ -124,8 +113,10 @@ def load_model(
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
         model = _merged(model, adapter, adapter_revision or revision_now(adapter))
-    if chat and not tokenizer.chat_template:
-        raise BadConfig(f"{source}: the tokenizer has no chat template; set `chat: false` for a base model.")
+    try:
+        prompts = PromptFormat(tokenizer, chat=chat, template=template, day=date)
+    except BadConfig as error:
+        raise BadConfig(f"{source}: {error}") from error
     try:
         model = model.to(on).eval()
     except torch.OutOfMemoryError as error:
@@ -133,7 +124,8 @@ def load_model(
     model.requires_grad_(False)
     origin = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
     origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
-    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), tokenizer, chat, on, origin)
+    rendering = {"chat": chat, "template": dict(template or {}), "date": date.isoformat()}
+    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), prompts, on, origin | rendering)
 
 
 def _device(name: str) -> torch.device:

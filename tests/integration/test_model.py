@@ -12,6 +12,7 @@ import torch
 from prefprobe.activations import packing
 from prefprobe.activations.extraction import extract, layer_numbers
 from prefprobe.activations.loading import LoadedModel, load_model
+from prefprobe.activations.prompts import PromptFormat
 from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
@@ -78,7 +79,7 @@ def test_one_beginning_of_sequence(model: LoadedModel) -> None:
     rendered = model.tokenizer.decode(tokens)
     assert rendered.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>")
     assert rendered.endswith("<|im_start|>assistant\n")
-    bare = replace(model, chat=False)
+    bare = replace(model, prompts=PromptFormat(model.tokenizer, chat=False))
     assert model.tokenizer.decode(bare.prompt_tokens("Hello")) == "Hello"
 
 
