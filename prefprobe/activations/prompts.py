@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from prefprobe.activations.dates import variables
 from prefprobe.activations.encoding import Encoding
-from prefprobe.activations.templates import arguments_of, chosen, read_by
+from prefprobe.activations.templates import arguments_of, chosen, read_by, renderer
 from prefprobe.activations.turns import TEXT, Piece, Turns, bare_pieces, check_thought
 from prefprobe.errors import BadConfig
 from prefprobe.settings import DATE
@@ -51,16 +51,7 @@ class PromptFormat:
             return
         text, arguments = chosen(tokenizer.chat_template, self._arguments)
         self._reads = read_by(text, arguments)
-        given = {**arguments, **variables(day)}
-
-        def render(messages: list[dict[str, Any]], answer: bool) -> str:
-            return str(
-                tokenizer.apply_chat_template(
-                    messages, chat_template=text, tokenize=False, add_generation_prompt=answer, **given
-                )
-            )
-
-        self._turns = Turns(render)
+        self._turns = Turns(renderer(text, arguments, day, tokenizer.special_tokens_map))
 
     def tokens(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of one prompt, ready for the answer, with at most one BOS.

@@ -69,6 +69,8 @@ class Turns:
 
     def pieces(self, text: str, system: str | None = None) -> list[Piece]:
         """The prompt, ready for the answer. Raises BadConfig if a text does not stand in it as it is (or trimmed)."""
+        if self.folded and system is not None and not system.strip():
+            system = None
         try:
             shown = self._render(self._messages(text, system), True)
         except _FAILURES as error:
@@ -152,10 +154,10 @@ class Turns:
             if finished.startswith(tail):
                 between = finished[len(tail) :]
                 return between if between.strip() else ""
-            same = next((k for k, (a, b) in enumerate(zip(tail, finished, strict=False)) if a != b), len(finished))
-            same = (
-                tail.rfind("<", 0, same) if tail.rfind("<", 0, same) > tail.rfind(">", 0, same) else same
-            )  # whole tags
+            pairs = enumerate(zip(tail, finished, strict=False))
+            same = next((k for k, (one, other) in pairs if one != other), len(finished))
+            tag = tail.rfind("<", 0, same)
+            same = tag if tag > tail.rfind(">", 0, same) else same  # a tag is taken whole
             if tail[same:].strip():
                 self.thought = self.thought or tail[same:]
             return ""
@@ -167,9 +169,9 @@ def check_thought(turns: Turns, arguments: list[str]) -> None:
     if turns.thought:
         takes = f" (the template takes {', '.join(arguments)})" if arguments else ""
         raise BadConfig(
-            f"the chat template begins an answer with `{shortened(turns.thought, 60)}`, so that a label would be read within a "
-            f"thought; close it by an argument in model.template, such as enable_thinking: false{takes}, or let answers be "
-            "sampled with `choices.engine: api`."
+            f"the chat template begins an answer with `{shortened(turns.thought, 60)}`, which finished answers do not have: a "
+            "label would be read within a thought; close it by an argument in model.template, such as enable_thinking: "
+            f"false{takes}, or let answers be sampled with `choices.engine: api`."
         )
 
 
