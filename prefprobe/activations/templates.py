@@ -86,7 +86,10 @@ def read_by(template: str, arguments: Mapping[str, Any]) -> frozenset[str]:
     except TemplateError as error:
         raise BadConfig(f"the chat template is not valid ({error}); mend the tokenizer's files.") from error
     names = frozenset(meta.find_undeclared_variables(parsed))
-    if {"lipsum", "random"} & {found.name for found in parsed.find_all((nodes.Name, nodes.Filter))}:
+    used = [name.name for name in parsed.find_all(nodes.Name)] + [
+        filter_.name for filter_ in parsed.find_all(nodes.Filter)
+    ]
+    if {"lipsum", "random"} & set(used):
         raise BadConfig("the chat template draws random words, so that no prompt is the same twice; use another.")
     for unread in sorted(set(arguments) - names):
         free = arguments_of(names)

@@ -1,6 +1,7 @@
 """Prompts as tokens: by tiny tokenizers of two kinds, against what transformers itself renders and reads."""
 
 import datetime
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,16 +24,15 @@ LABELS = ("Task A:", "Task B:")
 TEXTS = ("Hello", " the poem\n", "a  b", "Is {{ this }} é 雪?", "user")
 RENAMED = [chr(0xE000 + k) for k in range(len(made.CONTROLS))]
 """Control tokens of the same tokenizer under names that no text holds: what its other text is read as, to compare with."""
-quoting = st.lists(st.sampled_from([*made.CONTROLS, "a", " the", "\n", " ", "poem", "<"]), min_size=1, max_size=6).map(
-    "".join
-)
+parts = st.sampled_from([*made.CONTROLS, "a", " the", "\n", " ", "poem", "<"])
+quoting = st.lists(parts, min_size=1, max_size=6).map("".join)
 
 
 def kinds() -> dict[str, Callable[..., Any]]:
     return {
         "byte-level": made.byte_level,
         "metaspace": made.metaspace,
-        "first": lambda template=None, *of, **more: made.metaspace(template, *of, first=True, **more),
+        "first": functools.partial(made.metaspace, first=True),
     }
 
 
