@@ -33,7 +33,7 @@ def random_model(blocks: int) -> LoadedModel:
     with torch.device("cuda"):
         model = Gemma3ForCausalLM(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
-    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), None, True, torch.device("cuda"))
+    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), None, torch.device("cuda"))
 
 
 def tasks(n: int, rng: np.random.Generator) -> Prompts:

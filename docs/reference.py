@@ -1,5 +1,6 @@
 """Parts of pages that are made from the code: commands, settings, steps, exit codes, published values, rules."""
 
+import datetime
 import html
 import json
 import re
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import click
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -18,7 +20,16 @@ from prefprobe.findings import published, rules
 from prefprobe.settings import Config, Settings
 from prefprobe.study.graph import STEPS
 
-_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", Any: "any value", type(None): "null"}
+_WORDS = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    datetime.date: "date",
+    JsonValue: "any value",
+    Any: "any value",
+    type(None): "null",
+}
 
 
 def commands() -> str:
@@ -96,7 +107,11 @@ def _block(field: FieldInfo) -> str:
 
 def _setting(key: str, field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
-    start = "required" if default is PydanticUndefined else f"default `{json.dumps(default, ensure_ascii=False)}`"
+    start = (
+        "required"
+        if default is PydanticUndefined
+        else f"default `{json.dumps(default, ensure_ascii=False, default=str)}`"
+    )
     variable = "PREFPROBE_" + key.upper().replace(".", "__")
     kind = f"{_type(field.annotation)}{_bounds(field)}"
     about = field.description or ""

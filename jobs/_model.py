@@ -23,5 +23,7 @@ def open_model(job: Job, features: str = "model") -> "LoadedModel":
         dtype=settings.dtype,
         device=settings.device,
         chat=settings.chat,
+        template=settings.template,
+        date=settings.date,
         untrained_seed=job.config.seed if features == "untrained" else None,
     )

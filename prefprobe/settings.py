@@ -3,11 +3,12 @@
 The same object is the preset, the command line's `--set`, the environment of a pod, and what a run saves.
 """
 
+import datetime
 import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -15,6 +16,47 @@ class Settings(BaseModel):
     """A block of a preset; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+DATE = datetime.date(2025, 1, 1)
+"""The date that chat templates print unless another is given."""
+RENDERERS_OWN = frozenset(
+    [
+        "add_generation_prompt",
+        "bos_token",
+        "cls_token",
+        "continue_final_message",
+        "conversation",
+        "date_string",
+        "documents",
+        "eos_token",
+        "mask_token",
+        "max_length",
+        "messages",
+        "pad_token",
+        "padding",
+        "raise_exception",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "sanitize_control_tokens",
+        "sep_token",
+        "strftime_now",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+        "unk_token",
+    ]
+)
+"""Arguments of a chat template that whatever renders it sets itself."""
+
+
+def _templates_own(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    taken = sorted(set(arguments) & RENDERERS_OWN)
+    if taken:
+        raise ValueError(f"prompts are rendered with a {', '.join(taken)} of their own; the date is `date`")
+    return arguments
 
 
 class ModelSettings(Settings):
@@ -31,6 +73,17 @@ class ModelSettings(Settings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
     chat: bool = Field(default=True, description="render prompts with the chat template; false reads bare text")
+    template: Annotated[dict[str, JsonValue], AfterValidator(_templates_own)] = Field(
+        default_factory=dict,
+        description="arguments of the chat template, as in {enable_thinking: false}; `chat_template` names one of several",
+    )
+    date: datetime.date = Field(default=DATE, description="what chat templates print as today's date")
+
+    @model_validator(mode="after")
+    def _a_template_to_give_them_to(self) -> Self:
+        if self.template and not self.chat:
+            raise ValueError("`template` has arguments of a chat template, and `chat: false` uses none")
+        return self
 
 
 class TaskSettings(Settings):

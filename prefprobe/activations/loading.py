@@ -1,5 +1,6 @@
-"""A chat or base model, ready for forward passes: weights, tokenizer and how a prompt is rendered."""
+"""A chat or base model, ready for forward passes: weights, and how its prompts are made."""
 
+import datetime
 import logging
 import math
 import os
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -23,7 +23,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.activations.masks import DistanceRules
+from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
+from prefprobe.settings import DATE
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _log = logging.getLogger(__name__)
@@ -48,16 +50,14 @@ class Packing:
 
 @dataclass
 class LoadedModel:
-    """A causal language model in evaluation mode, and its prompt format."""
+    """A causal language model in evaluation mode, and how its prompts are made."""
 
     model: Any
     """As transformers made it: the head, and every last step of its logits, are in here."""
-    tokenizer: Any
-    chat: bool
-    """Render with the chat template; False reads bare text, as base models do."""
+    prompts: PromptFormat
     device: torch.device
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """What identifies it, as plain JSON: source, revision, adapter, type; empty if it was made here."""
+    """What identifies it, as plain JSON: source, revision, adapter, type, rendering; empty if it was made here."""
     backbone: Any = field(init=False)
     """The text model without its head."""
     blocks: Sequence[Any] = field(init=False)
@@ -68,6 +68,11 @@ class LoadedModel:
         """Raises BadConfig for an architecture without one stack of blocks."""
         self.backbone, self.blocks = _stack(self.model.get_decoder())
         self.packing = Packing(DistanceRules(self.backbone.config))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of its prompts."""
+        return self.prompts.tokenizer
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,28 +122,8 @@ class LoadedModel:
         return logits[0].double()  # type: ignore[no-any-return]
 
     def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:
-        """Token ids of one rendered prompt, ready for the answer, with at most one BOS.
-
-        A template without a system turn gets the system prompt at the head of the user's turn.
-        """
-        if not self.chat:
-            bare = text if system is None else f"{system}\n\n{text}"
-            return list(self.tokenizer(bare)["input_ids"])
-        user = {"role": "user", "content": text}
-        try:
-            messages = [user] if system is None else [{"role": "system", "content": system}, user]
-            rendered = self._render(messages)
-        except TemplateError:
-            rendered = self._render([{"role": "user", "content": f"{system}\n\n{text}"}])
-        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        # some templates print today's date, which would give another prompt every day
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, date_string="01 Jan 2025"
-            )
-        )
+        """Token ids of one prompt, see `PromptFormat.tokens`."""
+        return self.prompts.tokens(text, system)
 
 
 def load_model(
@@ -150,14 +135,18 @@ def load_model(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     chat: bool = True,
+    template: Mapping[str, Any] | None = None,
+    date: datetime.date = DATE,
     untrained_seed: int | None = None,
 ) -> LoadedModel:
     """Load a causal language model, merge its LoRA adapter, and move it to the device.
 
     `source` and `adapter` are a hub id, a local folder, a GGUF file (the source alone) or `package:NAME/PATH`; a revision
-    is a hub commit, the newest one if not given. Without `chat` prompts are bare text, as base models read them. With
+    is a hub commit, the newest one if not given. Without `chat` prompts are bare text, as base models read them;
+    `template` are arguments of the chat template, and `date` is what it prints as today's. With
     `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
-    Raises BadConfig for a source that is not a loadable model, TemporaryFailure for a device that is lost.
+    Raises BadConfig for a source that is not a loadable model or whose chat template cannot be used, TemporaryFailure for a
+    device that is lost.
     """
     on = _device(device)
     revision = revision_now(source) if revision is None else revision
@@ -177,8 +166,10 @@ def load_model(
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
         model = _merged(model, adapter, adapter_revision or revision_now(adapter))
-    if chat and not tokenizer.chat_template:
-        raise BadConfig(f"{source}: the tokenizer has no chat template; set `chat: false` for a base model.")
+    try:
+        prompts = PromptFormat(tokenizer, chat=chat, template=template, day=date)
+    except BadConfig as error:
+        raise BadConfig(f"{source}: {error}") from error
     try:
         model = model.to(on).eval()
     except torch.OutOfMemoryError as error:
@@ -186,7 +177,8 @@ def load_model(
     model.requires_grad_(False)
     origin = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
     origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
-    return LoadedModel(model, tokenizer, chat, on, origin)
+    origin |= {"chat": chat, "template": dict(template or {}), "date": date.isoformat()}
+    return LoadedModel(model, prompts, on, origin)
 
 
 def _auto_class(source: str, config: Any) -> Any:

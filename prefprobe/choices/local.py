@@ -7,6 +7,7 @@ import torch
 
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.passes import check_model, forward
+from prefprobe.activations.prompts import Asked
 from prefprobe.choices.engine import Answer, Question, Reading, Save
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
@@ -39,25 +40,15 @@ class LocalEngine:
     ) -> None:
         check_model(model)
         self._model, self._stimulus, self._temperature, self._part = model, stimulus, temperature, part
-        self.about: dict[str, Any] = {}
+        self._labels = stimulus.label_a, stimulus.label_b
         self.identity = {
             "engine": self.name,
             "model": dict(model.origin if revision is None else revision),
             "temperature": temperature,
             "wording": WORDING,
-            "labels": [stimulus.label_a, stimulus.label_b],
+            "labels": list(self._labels),
         }
-        tokens_a, tokens_b = (
-            list(model.tokenizer(label, add_special_tokens=False)["input_ids"])
-            for label in (stimulus.label_a, stimulus.label_b)
-        )
-        shared = next((i for i, (a, b) in enumerate(zip(tokens_a, tokens_b, strict=False)) if a != b), None)
-        if shared is None:
-            raise BadConfig(
-                f"choices: one of the labels {stimulus.label_a!r} and {stimulus.label_b!r} begins with the other as this "
-                "tokenizer reads them; choose labels that differ."
-            )
-        self._shared, self._a, self._b = tokens_a[:shared], tokens_a[shared], tokens_b[shared]
+        model.prompts.check_labels(*self._labels)
 
     def answer(self, questions: Sequence[Question], save: Save) -> None:
         """See `Engine.answer`. Parts are cut at fixed places: the last digits of an answer depend on its neighbours."""
@@ -74,27 +65,42 @@ class LocalEngine:
         logit, label_mass = read_json(answer.raw.encode())
         return Reading("exact", logit, label_mass)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Why some passes were made one at a time, if they were."""
+        return {"alone": self._model.packing.why} if self._model.packing.why else {}
+
     def _measure(self, questions: Sequence[Question]) -> list[Answer]:
-        prompts = [self._model.prompt_tokens(self._stimulus.message(q.first, q.second), q.system) for q in questions]
-        _, hidden = forward(self._model, [p + self._shared for p in prompts], tail=len(self._shared) + 1)
+        prompts = [(self._stimulus.message(q.first, q.second), q.system) for q in questions]
+        asked = self._model.prompts.asked_many(prompts, *self._labels)
+        tail = max(len(each.shared) for each in asked) + 1
+        _, hidden = forward(self._model, [each.prompt + each.shared for each in asked], tail=tail)
         assert hidden is not None
         with torch.inference_mode():
-            rows = torch.cat([self._read(some) for some in hidden.split(_ROWS)]).cpu()
+            rows = torch.cat([self._read(*some) for some in zip(hidden.split(_ROWS), _split(asked), strict=True)]).cpu()
         if not bool(rows.isfinite().all()):
             raise BadConfig(
                 "the model's label probabilities are not finite; use float32 or bfloat16 instead of float16."
             )
         return [
-            Answer(q.id, canonical_json(row).decode(), prompt_tokens=len(p) + len(self._shared))
-            for q, p, row in zip(questions, prompts, rows.tolist(), strict=True)
+            Answer(q.id, canonical_json(row).decode(), prompt_tokens=len(each.prompt) + len(each.shared))
+            for q, each, row in zip(questions, asked, rows.tolist(), strict=True)
         ]
 
-    def _read(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(n, shared + 1, d) final hidden states → (n, 2): logit, label mass."""
-        logits = self._model.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+    def _read(self, hidden: torch.Tensor, asked: Sequence[Asked]) -> torch.Tensor:
+        """(n, tail, d) final hidden states, of which the last before a label's own token is the last → (n, 2): logit, mass."""
+        n, tail, _ = hidden.shape
+        logits = self._model.logits(hidden.flatten(0, 1)).unflatten(0, (n, tail))
+        row = torch.arange(n, device=logits.device)
+        a, b = (torch.tensor(ids, device=logits.device) for ids in zip(*((e.a, e.b) for e in asked), strict=True))
         log_p = logits.log_softmax(-1)
-        mass = torch.logaddexp(log_p[:, -1, self._a], log_p[:, -1, self._b])
-        for position, token in enumerate(self._shared):
-            mass += log_p[:, position, token]
-        logit = (logits[:, -1, self._a] - logits[:, -1, self._b]) / self._temperature
+        mass = torch.logaddexp(log_p[row, -1, a], log_p[row, -1, b])
+        for i, each in enumerate(asked):
+            for place, token in enumerate(each.shared, tail - 1 - len(each.shared)):
+                mass[i] += log_p[i, place, token]
+        logit = (logits[row, -1, a] - logits[row, -1, b]) / self._temperature
         return torch.stack([logit, mass.exp()], dim=1)
+
+
+def _split(asked: Sequence[Asked]) -> list[Sequence[Asked]]:
+    return [asked[i : i + _ROWS] for i in range(0, len(asked), _ROWS)]

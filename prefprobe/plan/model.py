@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from prefprobe.activations.templates import chosen, read_by, renderer
+from prefprobe.activations.turns import Turns
 from prefprobe.errors import BadConfig
 from prefprobe.features.encoder_files import Encoder, read_encoder
 from prefprobe.plan.gguf import read_header
-from prefprobe.plan.prompts import PromptLengths, compiled
+from prefprobe.plan.prompts import PromptLengths
 from prefprobe.settings import ModelSettings
 from prefprobe.sources import cache_root, local_path
 
@@ -42,18 +45,17 @@ class ModelFacts:
 def model_facts(settings: ModelSettings) -> ModelFacts:
     """What the files of `settings.source` on this machine say. Nothing is downloaded, written or loaded.
 
-    Raises BadConfig for a source that is neither here nor a hub id, and for files that cannot be read.
+    Raises BadConfig for a source that is neither here nor a hub id, for files that cannot be read, and for a chat template
+    that a run would refuse.
     """
     path = local_path(settings.source) or _downloaded(settings.source, settings.revision)
     found = {} if path is None else _of_gguf(path) if path.is_file() else _of_folder(path)
-    special = found.get("special", {})
-    template = compiled(found["template"], special) if found.get("template") else None
     counted = found.get("parameters")
     parameters = _parameters_by_name(settings.source) if counted is None else counted
     by_type = None if parameters is None else parameters * BYTES[settings.dtype]
     return ModelFacts(
         name=settings.name or settings.source,
-        lengths=PromptLengths(settings.chat, found.get("tokenizer"), template, special),
+        lengths=PromptLengths(settings.chat, found.get("tokenizer"), _turns(settings, found)),
         parameters=parameters,
         by_name=counted is None,
         weights=found.get("weights") or by_type,
@@ -72,15 +74,24 @@ def encoder_facts(source: str) -> Encoder | None:
     return read_encoder(source, path)
 
 
+def _turns(settings: ModelSettings, found: Mapping[str, Any]) -> Turns | None:
+    """The chat template that is used, None if there is none here."""
+    if not settings.chat or not found.get("templates"):
+        return None
+    try:
+        template, arguments = chosen(found["templates"], settings.template)
+        read_by(template, arguments)
+        return Turns(renderer(template, arguments, settings.date, found["special"]))
+    except BadConfig as error:
+        raise BadConfig(f"{settings.source}: {error}") from error
+
+
 def _of_folder(folder: Path) -> dict[str, Any]:
     """Facts out of a folder with safetensors, as far as its files are there."""
     config = _json(folder / "config.json")
     config = config.get("text_config") or config
     said = _json(folder / "tokenizer_config.json")
     special = {name: v["content"] if isinstance(v, dict) else v for name, v in said.items() if name.endswith("_token")}
-    template = said.get("chat_template")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text("utf-8")
     parameters, weights = _weights(folder)
     return {
         "parameters": parameters,
@@ -88,9 +99,19 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         "n_layers": config.get("num_hidden_layers"),
         "d": config.get("hidden_size"),
         "tokenizer": _tokenizer(folder / "tokenizer.json"),
-        "template": template if isinstance(template, str) else None,
+        "templates": _templates(folder, said.get("chat_template")),
         "special": {name: value for name, value in special.items() if isinstance(value, str)},
     }
+
+
+def _templates(folder: Path, said: Any) -> Any:
+    """The chat template, or several by their names: in files of their own, or as the tokenizer's configuration has them."""
+    files = {path.stem: path for path in (folder / "additional_chat_templates").glob("*.jinja")}
+    if (folder / "chat_template.jinja").is_file():
+        files["default"] = folder / "chat_template.jinja"
+    if files:
+        return {name: path.read_text("utf-8") for name, path in files.items()}
+    return {one["name"]: one["template"] for one in said} if isinstance(said, list) else said
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:
@@ -108,7 +129,7 @@ def _of_gguf(path: Path) -> dict[str, Any]:
         "n_layers": header.of_architecture("block_count"),
         "d": header.of_architecture("embedding_length"),
         "tokenizer": header.tokenizer(),
-        "template": header.metadata.get("tokenizer.chat_template"),
+        "templates": header.metadata.get("tokenizer.chat_template"),
         "special": {f"{name}_token": header.token(name) for name in ("bos", "eos")},
     }
 

@@ -29,13 +29,13 @@ STEPS = {
     for step in (
         Step("tasks", "cpu", 1, "freeze disjoint train and eval sets"),
         Step("topics", "cpu", 1, "give every task its topic"),
-        Step("measure", "gpu", 2, "measure choices under active learning, fit utilities", asks=True),
-        Step("extract", "gpu", 2, "activations at the last prompt token"),
+        Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
+        Step("extract", "gpu", 3, "activations at the last prompt token"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
         Step("probe", "cpu", 2, "ridge probes, tested on held-out tasks"),
         Step("hoo", "cpu", 1, "probes tested on topics they never saw"),
-        Step("shift-measure", "gpu", 2, "choices under system prompts", asks=True),
-        Step("shift-score", "gpu", 1, "activations and probe scores under system prompts"),
+        Step("shift-measure", "gpu", 3, "choices under system prompts", asks=True),
+        Step("shift-score", "gpu", 2, "activations and probe scores under system prompts"),
         Step("shift", "cpu", 2, "do probe scores follow what system prompts change"),
         Step("report", "cpu", 3, "figures, tables, verdict"),
     )
@@ -196,6 +196,7 @@ def fan_out(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
 
 def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:
     params: dict[str, Any] = {"revision": pins[pin], "dtype": settings.dtype, "chat": settings.chat}
+    params |= {"template": settings.template, "date": settings.date.isoformat()}
     if settings.adapter:
         params["adapter"] = pins[f"{pin}.adapter"]
     return params

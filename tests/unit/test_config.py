@@ -50,6 +50,13 @@ def test_what_a_run_saves_is_a_preset_again(tmp_path: Path) -> None:
         ("base.sorce=x", r"`base\.sorce` is not a setting \(did you mean `source`\?\)"),
         ("tasks.n_train=many", r"`tasks\.n_train`: input should be a valid integer"),
         ("model.dtype=float8", r"`model\.dtype`: input should be 'float32'"),
+        ("model.date=yesterday", r"`model\.date`: input should be a valid date"),
+        ("model.template={tools: []}", r"`model\.template`: prompts are rendered with a tools of their own"),
+        ("model.template={since: 2024-01-01}", r"`model\.template\.since.*`: input"),
+        (
+            "base={source: b, chat: false, template: {a: 1}}",
+            r"`base`: `template` has arguments of a chat template, and",
+        ),
         ("train.batch", "expected KEY=VALUE"),
         ("train.batch=[", r"^--set train\.batch=\[ line 1: not valid YAML"),
         ("encoders={m: a, m: b}", r"^--set encoders=\S+ a, m: b\} line 1: not valid YAML \(the key 'm' stands twice\)"),

@@ -116,7 +116,7 @@ def properties() -> list[tuple[str, dict[str, Any]]]:
     """Every key of every block, out of the JSON schema."""
     schema = Config.model_json_schema()
     blocks = [schema, *schema["$defs"].values()]
-    return [(name, about) for block in blocks for name, about in block["properties"].items()]
+    return [(name, about) for block in blocks for name, about in block.get("properties", {}).items()]
 
 
 def test_every_setting_is_there_with_what_it_means(pages: dict[str, Page], site: Path) -> None:

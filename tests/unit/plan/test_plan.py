@@ -29,6 +29,7 @@ from prefprobe.choices.pairs import initial_pairs, select_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.cli import main
 from prefprobe.config import load_config
+from prefprobe.errors import BadConfig
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.model import encoder_facts, model_facts
 from prefprobe.plan.needs import ANSWER_TOKENS, CHOICE_BYTES, rounds
@@ -345,6 +346,9 @@ def test_a_template_that_refuses_system_turns_gets_them_in_the_users(tmp_path: P
     lengths = model_facts(ModelSettings(source=str(model))).lengths
     assert lengths.mean([("one two", "be kind")]) == 4 + 4
     (model / "chat_template.jinja").write_text("{% generation %}")
+    with pytest.raises(BadConfig, match="m: the chat template is not valid"):
+        model_facts(ModelSettings(source=str(model)))
+    (model / "chat_template.jinja").unlink()
     without = model_facts(ModelSettings(source=str(model))).lengths
     assert without.mean([("one two", "be kind")]) == 4 + 16
 

@@ -760,6 +760,28 @@ def test_the_method_says_how_answers_were_read() -> None:
     assert not [limit for limit in limits(exact) if limit.startswith("Sampling")]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ({}, "rendered with the model’s chat template; a system prompt has a turn of its own."),
+        (
+            {"template": {"enable_thinking": False, "x": 1}, "date": "2025-01-01"},
+            "chat template, given enable_thinking = false and x = 1, on a date that is fixed at 2025-01-01; a system",
+        ),
+        ({"folded": True}, "; it prints no system turn, so that a system prompt stands at the head of the user’s."),
+        ({"closing": "<think>\n\n</think>\n\n"}, "is closed as the template does it: “<think> </think>”."),
+        ({"chat": False, "folded": None}, "Prompts are bare text, a system prompt above it."),
+        ({"merged": True}, "would merge the end of the prompt with a label; the label’s"),
+    ],
+)
+def test_the_method_says_how_prompts_were_made(whole, prompt, said) -> None:
+    results, _, _ = whole
+    assert "Prompts are" not in " ".join(method(results))
+    about = {"chat": True, "template": {}, "folded": False, "closing": None, "merged": False} | prompt
+    measure = {**results.measure, "train": {**results.measure["train"], "prompt": about}}
+    assert said in " ".join(method(dataclasses.replace(results, measure=measure)))
+
+
 def test_the_rounds_are_drawn_and_written_with_and_without_label_mass() -> None:
     def drawn(results: Results) -> str:
         svg = draw("rounds", "", lambda: charts_choices.rounds(rows_of.rounds(results))).as_file()

@@ -79,6 +79,17 @@ def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() 
     assert "tasks" in changed("seed=1")
 
 
+@pytest.mark.parametrize("override", ["model.date=2026-02-03", "model.template={enable_thinking: false}"])
+def test_another_prompt_is_another_key_wherever_the_model_reads_one(override: str) -> None:
+    new = changed(override)
+    assert {"measure.train", "extract.model.0", "extract.untrained.0", "shift-measure.0", "shift-score.0"} <= new
+    assert not new & {"tasks", "topics", "embed.minilm"}
+    of_base = changed("base.source=b", override.replace("model.", "base.", 1))
+    assert "extract.model.0" not in of_base
+    plain, dated = (keys(nodes("base.source=b", *more)) for more in ((), (override.replace("model.", "base.", 1),)))
+    assert plain["extract.base.0"] != dated["extract.base.0"]
+
+
 def test_paths_of_a_machine_are_in_no_key_but_the_reports() -> None:
     moved = changed("model.source=/elsewhere/model", "tasks.sources=[demo]")
     assert moved == {"report"}
