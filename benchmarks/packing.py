@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prefprobe.activations.loading import LoadedModel, load_model
-from prefprobe.activations.packing import forward
+from prefprobe.activations.passes import forward
 from prefprobe.choices.pairs import initial_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.tasks.pool import read_tasks
@@ -35,7 +35,7 @@ def padded(model: LoadedModel, prompts: list[list[int]], batch: int = 32) -> np.
 
 def packed(model: LoadedModel, prompts: list[list[int]]) -> np.ndarray:
     """The same through prefix trees."""
-    _, hidden = forward(model, prompts, tail=1)
+    hidden = forward(model, prompts, tail=1).hidden
     assert hidden is not None
     return hidden[:, 0].cpu().numpy()
 

@@ -10,13 +10,15 @@ import argparse
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import cast
 
 import numpy as np
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from prefprobe.activations.loading import LoadedModel
-from prefprobe.activations.packing import forward
+from prefprobe.activations.passes import forward
+from prefprobe.activations.prompts import PromptFormat
 
 LAYERS = (6, 12, 18, 24, 31, 37, 43, 49, 55)
 Prompts = list[list[int]]
@@ -33,7 +35,7 @@ def random_model(blocks: int) -> LoadedModel:
     with torch.device("cuda"):
         model = Gemma3ForCausalLM(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
-    return LoadedModel(model.get_decoder(), model.get_output_embeddings(), None, torch.device("cuda"))
+    return LoadedModel(model, cast(PromptFormat, None), torch.device("cuda"))  # prompts are tokens here
 
 
 def tasks(n: int, rng: np.random.Generator) -> Prompts:
@@ -53,7 +55,7 @@ def padded(model: LoadedModel, prompts: Prompts, batch: int, arrange: bool) -> N
             ids = torch.tensor([r + [0] * (width - len(r)) for r in part], device="cuda")
             hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
             if not arrange:
-                model.head(hidden)
+                model.model.lm_head(hidden)
             hidden[:, -1].float().cpu()
 
 
@@ -92,7 +94,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, {options.blocks} blocks")
 
     some = tasks(8, rng)
-    got, _ = forward(model, some, layers=layers[-1:])
+    got = forward(model, some, layers=layers[-1:]).kept
     with torch.inference_mode():
         for row, tokens in enumerate(some):
             states = model.backbone(
@@ -110,23 +112,25 @@ def main() -> None:
     n = options.prompts // 5
     pairs = [(i, int(j)) for i in range(n // 2) for j in rng.choice(n, 5, replace=False)]
     paired = [instructions + own[i] + middle + own[j] + end for a, b in pairs for i, j in ((a, b), (b, a))]
-    full = len(model.backbone.layers)
+    blocks = model.backbone.layers
     for name, prompts in (("activations", single), ("choices", paired)):
-        deepest = layers[-1] if name == "activations" else full - 1
 
-        def stopped(run: Callable[[], object], deepest: int = deepest) -> Callable[[], object]:
+        def stopped(run: Callable[[], object], deepest: int = layers[-1]) -> Callable[[], object]:
             def inner() -> None:
-                with model.up_to(deepest):
-                    run()
+                model.backbone.layers = blocks[: deepest + 1]
+                run()
+                model.backbone.layers = blocks
 
             return inner
 
         ways: dict[str, Callable[[], object]] = {
             "padded in file order with head": lambda p=prompts: padded(model, p, 32, False),
-            "padded, sorted": stopped(lambda p=prompts: padded(model, p, 64, True)),
+            "padded, sorted": lambda p=prompts: padded(model, p, 64, True),
         }
         wanted = layers if name == "activations" else ()
-        ways["packed"] = stopped(lambda p=prompts, w=wanted: forward(model, p, layers=w, tail=0 if w else 2))
+        if wanted:
+            ways["padded, sorted"] = stopped(ways["padded, sorted"])
+        ways["packed"] = lambda p=prompts, w=wanted: forward(model, p, layers=w, tail=0 if w else 2)
         compare(name, prompts, ways)
 
 

@@ -7,14 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from prefprobe.activations.loading import LoadedModel
-from prefprobe.activations.passes import check_model, forward
+from prefprobe.activations.passes import Passed, check_model, forward
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
-from prefprobe.store.formats import npz_bytes
+from prefprobe.store.formats import json_bytes, npz_bytes
 from prefprobe.store.steps import Output, StepStore
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Depths at which activations are read by default."""
+
+
+ALONE = "alone.json"
+"""The part that says why prompts went through one at a time; not there where none did."""
 
 
 def layer_numbers(fractions: Sequence[float], n_layers: int) -> list[int]:
@@ -52,22 +56,22 @@ def extract_activations(
     if not tokens:
         return {layer: np.empty((0, model.width), dtype=np.float32) for layer in wanted}
     check_model(model)
-    return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))])
+    return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))]).kept
 
 
 def _streams(
     model: LoadedModel, tokens: Sequence[Sequence[int]], layers: Sequence[int], names: Sequence[str]
-) -> dict[int, npt.NDArray[np.float32]]:
-    """{layer: (n, d)} for prompts as tokens (n,); one that is not finite is refused under its name."""
-    kept, _ = forward(model, tokens, layers=layers)
-    for layer, values in kept.items():
+) -> Passed:
+    """Of prompts as tokens; one whose activation is not finite is refused under its name."""
+    passed = forward(model, tokens, layers=layers)
+    for layer, values in passed.kept.items():
         bad = ~np.isfinite(values).all(axis=1)
         if bad.any():
             raise BadConfig(
                 f"{names[int(bad.argmax())]}: the activation after block {layer} is not finite; "
                 "use dtype float32 or bfloat16, and check the weights."
             )
-    return kept
+    return passed
 
 
 def extract(
@@ -97,8 +101,10 @@ def extract(
         if name in there:
             store.read_part(name)  # a corrupt part must stop this step, not a later one
             continue
-        kept = _streams(model, [tokens[i] for i in chunk], layers, [f"task {rows[i][0]}" for i in chunk])
+        passed = _streams(model, [tokens[i] for i in chunk], layers, [f"task {rows[i][0]}" for i in chunk])
+        if passed.alone and ALONE not in there:
+            there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
         arrays: dict[str, Any] = {"task_ids": np.array([rows[i][0] for i in chunk])}
-        there[name] = store.write_part(name, npz_bytes(arrays | {f"layer_{n}": x for n, x in kept.items()}))
+        there[name] = store.write_part(name, npz_bytes(arrays | {f"layer_{n}": x for n, x in passed.kept.items()}))
         progress.advance(len(chunk))
     return {name: there[name] for name in names}

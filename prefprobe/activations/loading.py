@@ -77,7 +77,7 @@ class LoadedModel:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return next(self.backbone.parameters()).dtype  # type: ignore[no-any-return]
+        return next(self.backbone.parameters()).dtype
 
     @property
     def n_layers(self) -> int:
@@ -119,7 +119,7 @@ class LoadedModel:
                 logits = self.model(input_ids=any_token, use_cache=False).logits
         finally:
             handle.remove()
-        return logits[0].double()  # type: ignore[no-any-return]
+        return logits[0].double()
 
     def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of one prompt, see `PromptFormat.tokens`."""
@@ -175,7 +175,7 @@ def load_model(
     except torch.OutOfMemoryError as error:
         raise BadConfig(f"{source}: the model does not fit on {on}; use a larger GPU or bfloat16.") from error
     model.requires_grad_(False)
-    origin = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
+    origin: dict[str, Any] = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
     origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
     origin |= {"chat": chat, "template": dict(template or {}), "date": date.isoformat()}
     return LoadedModel(model, prompts, on, origin)

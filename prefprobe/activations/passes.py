@@ -7,7 +7,7 @@ the model's own pass of one prompt alone, before any of them is returned; where 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -29,6 +29,17 @@ _TOLERANCE_HALF = 5e-2
 Kept = dict[int, np.ndarray]
 
 
+class Passed(NamedTuple):
+    """What forward passes of n prompts gave."""
+
+    kept: Kept
+    """The residual stream after each of the wanted layers at the last token, {layer: (n, d) float32}."""
+    hidden: torch.Tensor | None
+    """The final hidden states of the last `tail` tokens, (n, tail, d) float32 on the device; None if `tail` is 0."""
+    alone: bool = False
+    """Whether prompts went through one at a time."""
+
+
 def forward(
     model: LoadedModel,
     sequences: Sequence[Sequence[int]],
@@ -37,13 +48,12 @@ def forward(
     tail: int = 0,
     pack_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> tuple[Kept, torch.Tensor | None]:
-    """Run all sequences and keep only what is asked for.
+) -> Passed:
+    """Run all sequences and keep only what is asked for: `layers` (0-based blocks), and the last `tail` final states.
 
-    Returns the residual stream after each of `layers` (0-based blocks) at the last token, {layer: (n, d) float32}, and,
-    if `tail` > 0, the final hidden states of the last `tail` tokens, (n, tail, d) float32 on the device; without it
-    nothing above the deepest of `layers` is computed. `pack_tokens` is four sequences' own tokens unless given: enough to
-    share beginnings and to waste little at a pack's end, while attention, which grows with it, stays a small part.
+    Without `tail` nothing above the deepest of `layers` is computed. `pack_tokens` is four sequences' own tokens unless
+    given: enough to share beginnings and to waste little at a pack's end, while attention, which grows with it, stays a
+    small part.
 
     Raises BadConfig for a sequence longer than the model's context, and for a model whose values depend on later tokens.
     """
@@ -63,19 +73,20 @@ def forward(
     if pack_tokens is None:
         pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
     packs = pack(sequences, skip, pack_tokens)
-    branched = [row for p in packs for row, path in zip(p.rows, p.paths, strict=True) if path[-1] >= path[0] + len(path)]
+    branched = [
+        row for p in packs for row, path in zip(p.rows, p.paths, strict=True) if path[-1] >= path[0] + len(path)
+    ]
     regime = skip > 0, bool(branched)
     compared = model.packing.exact_to.get(regime, 0)
     try:
         result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
     except torch.OutOfMemoryError:
         raise
-    except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
         if compared:
             raise
         _log.debug("packed pass", exc_info=True)
-        reason = "" if isinstance(error, NotPackable) else f" ({type(error).__name__})"
-        _set_apart(model, 0, f"its layers take no packed pass{reason}")
+        _set_apart(model, 0, "its layers take no packed pass")
         return _one_by_one(model, sequences, *wanted)
     if longest > compared:
         some = {lengths.index(longest), lengths.index(min(lengths)), *sorted(branched, key=lambda r: -lengths[r])[:1]}
@@ -143,11 +154,11 @@ def _set_apart(model: LoadedModel, longest: int, why: str) -> None:
     _log.info("%s; this is exact, and slower", model.packing.why)
 
 
-def _difference(packed: tuple[Kept, torch.Tensor | None], rows: list[int], alone: tuple[Kept, Any]) -> float:
+def _difference(packed: Passed, rows: list[int], alone: Passed) -> float:
     """The largest relative difference of any vector in `rows`; NaN if a value is no number."""
-    pairs = [(packed[0][layer][rows], own) for layer, own in alone[0].items()]
-    if packed[1] is not None:
-        pairs.append((packed[1][rows].cpu().numpy(), alone[1].cpu().numpy()))
+    pairs = [(packed.kept[layer][rows], own) for layer, own in alone.kept.items()]
+    if packed.hidden is not None and alone.hidden is not None:
+        pairs.append((packed.hidden[rows].cpu().numpy(), alone.hidden.cpu().numpy()))
     return max(float(relative_difference(got, own).max()) for got, own in pairs)
 
 
@@ -157,9 +168,7 @@ def relative_difference(got: np.ndarray, own: np.ndarray) -> np.ndarray:
         return np.asarray(np.linalg.norm(got - own, axis=-1) / np.linalg.norm(own, axis=-1))
 
 
-def _one_by_one(
-    model: LoadedModel, sequences: Sequence[Sequence[int]], layers: tuple[int, ...], tail: int
-) -> tuple[Kept, torch.Tensor | None]:
+def _one_by_one(model: LoadedModel, sequences: Sequence[Sequence[int]], layers: tuple[int, ...], tail: int) -> Passed:
     """The same by the model's own pass of each sequence, without a mask, a cache or another sequence beside it."""
     kept = {layer: np.empty((len(sequences), model.width), dtype=np.float32) for layer in layers}
     hidden = torch.empty((len(sequences), tail, model.width), device=model.device) if tail else None
@@ -171,7 +180,7 @@ def _one_by_one(
                 kept[layer][row] = seen[layer][0, -1].float().cpu().numpy()
             if hidden is not None:
                 hidden[row] = seen[_FINAL][0, -tail:].float()
-    return kept, hidden
+    return Passed(kept, hidden, alone=True)
 
 
 def _packed(
@@ -182,7 +191,7 @@ def _packed(
     layers: tuple[int, ...],
     tail: int,
     batch_tokens: int,
-) -> tuple[Kept, torch.Tensor | None]:
+) -> Passed:
     n, d, last = len(sequences), model.width, max(tail, 1)
     kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
     hidden = torch.empty((n, tail, d), device=model.device) if tail else None
@@ -198,7 +207,7 @@ def _packed(
                 kept[layer][rows] = seen[layer][where, ends[:, -1]].float().cpu().numpy()
             if hidden is not None:
                 hidden[torch.tensor(rows, device=model.device)] = seen[_FINAL][where[:, None], ends].float()
-    return kept, hidden
+    return Passed(kept, hidden)
 
 
 def _prefix_cache(model: LoadedModel, tokens: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -8,6 +8,10 @@ Outcome = Literal["exact", "a", "b", "refusal", "unparsed", "failed"]
 """`exact` is a probability; `a` and `b` are sampled answers; `failed` is a question that the provider turned down."""
 
 
+ALONE = "alone"
+"""Why an exact answer ended that came of a pass of its one prompt, where packed passes do not give the model's own values."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One ordered pair: in words, as a model is shown it, and by name, as the choice log keeps it."""
@@ -36,7 +40,7 @@ class Answer:
     raw: str
     """The answer's text, or JSON of what an exact engine read off; "" for one that failed."""
     finish: str = "stop"
-    """Why the answer ended, in the provider's word; `failed: …` with the provider's sentence if there is none."""
+    """Why the answer ended, in the provider's word; `failed: …` with the provider's sentence if there is none; ALONE."""
     model: str = ""
     """The model that the provider says has answered."""
     provider: str = ""

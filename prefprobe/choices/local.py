@@ -8,7 +8,7 @@ import torch
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.passes import check_model, forward
 from prefprobe.activations.prompts import Asked
-from prefprobe.choices.engine import Answer, Question, Reading, Save
+from prefprobe.choices.engine import ALONE, Answer, Question, Reading, Save
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.store.formats import read_json
@@ -67,23 +67,25 @@ class LocalEngine:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Why some passes were made one at a time, if they were."""
-        return {"alone": self._model.packing.why} if self._model.packing.why else {}
+        """How prompts are made."""
+        return {"prompt": self._model.prompts.describe()}
 
     def _measure(self, questions: Sequence[Question]) -> list[Answer]:
         prompts = [(self._stimulus.message(q.first, q.second), q.system) for q in questions]
         asked = self._model.prompts.asked_many(prompts, *self._labels)
         tail = max(len(each.shared) for each in asked) + 1
-        _, hidden = forward(self._model, [each.prompt + each.shared for each in asked], tail=tail)
-        assert hidden is not None
+        passed = forward(self._model, [each.prompt + each.shared for each in asked], tail=tail)
+        assert passed.hidden is not None
+        parts = zip(passed.hidden.split(_ROWS), _split(asked), strict=True)
         with torch.inference_mode():
-            rows = torch.cat([self._read(*some) for some in zip(hidden.split(_ROWS), _split(asked), strict=True)]).cpu()
+            rows = torch.cat([self._read(*some) for some in parts]).cpu()
         if not bool(rows.isfinite().all()):
             raise BadConfig(
                 "the model's label probabilities are not finite; use float32 or bfloat16 instead of float16."
             )
+        finish = ALONE if passed.alone else "stop"
         return [
-            Answer(q.id, canonical_json(row).decode(), prompt_tokens=len(each.prompt) + len(each.shared))
+            Answer(q.id, canonical_json(row).decode(), finish, prompt_tokens=len(each.prompt) + len(each.shared))
             for q, each, row in zip(questions, asked, rows.tolist(), strict=True)
         ]
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from prefprobe.choices.answers import AnswerLog, Spend, answers_table
-from prefprobe.choices.engine import Answer, Engine, Question, Reading
+from prefprobe.choices.engine import ALONE, Answer, Engine, Question, Reading
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.store.keys import canonical_json
@@ -100,6 +100,7 @@ class ChoiceLog:
             **{name: sum(choices.column(name).to_pylist()) for name in ("judged", "bounded")},
             "spend": asdict(self.spend),
             "losses": _counted(loss for a in answers for loss in a.losses),
+            "alone": sum(a.finish == ALONE for a in answers),
             "failures": _counted(a.finish for a in answers if a.finish.startswith("failed")),
             "served": _counted(f"{a.model} by {a.provider}" for a in answers if a.model),
         }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefprobe.activations import packing
+from prefprobe.activations import packing, passes
 from prefprobe.activations.extraction import extract, layer_numbers
 from prefprobe.activations.loading import LoadedModel, load_model
 from prefprobe.activations.prompts import PromptFormat
@@ -48,7 +48,7 @@ def test_packed_passes_equal_single_ones(model: LoadedModel, pack_tokens: int) -
     systems = [None, "You hate math.", "You hate math and love the sea."]
     prompts = [model.prompt_tokens(text, system) for text in TEXTS[:8] for system in systems]
     layers = [3, 12, 27]
-    got, hidden = packing.forward(model, prompts, layers=layers, tail=2, pack_tokens=pack_tokens, batch_tokens=300)
+    got, hidden, _ = passes.forward(model, prompts, layers=layers, tail=2, pack_tokens=pack_tokens, batch_tokens=300)
     assert hidden is not None
     for i, prompt in enumerate(prompts):
         streams, last = alone(model, prompt, layers)
@@ -61,8 +61,8 @@ def test_nothing_depends_on_the_order_of_prompts(model: LoadedModel) -> None:
     prompts = [model.prompt_tokens(text) for text in TEXTS]
     order = list(range(len(prompts)))
     random.Random(0).shuffle(order)
-    one, _ = packing.forward(model, prompts, layers=[9])
-    two, _ = packing.forward(model, [prompts[i] for i in order], layers=[9])
+    one = passes.forward(model, prompts, layers=[9]).kept
+    two = passes.forward(model, [prompts[i] for i in order], layers=[9]).kept
     assert np.array_equal(two[9], one[9][order])
 
 
@@ -109,8 +109,8 @@ def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> 
     for q in questions:
         tokens = model.prompt_tokens(Stimulus().message(q.first, q.second), q.system)
         with torch.inference_mode():
-            out = model.backbone(input_ids=torch.tensor([[*tokens, first]]), use_cache=False).last_hidden_state
-            p = model.head(out)[0, -2:].double().softmax(-1)
+            out = model.model(input_ids=torch.tensor([[*tokens, first]]), use_cache=False)
+            p = out.logits[0, -2:].double().softmax(-1)
         reading = engine.read(got[q.id])
         assert reading.outcome == "exact"
         assert reading.logit == pytest.approx(float((p[1, a] / p[1, b]).log()) / 2, abs=2e-3)

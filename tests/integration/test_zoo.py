@@ -6,7 +6,7 @@
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,37 @@ TEMPLATE = (
 )
 
 _SHAPE: dict[str, Any] = {
-    **{"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "head_dim": 8},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048},
-    **{"pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258},
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "pad_token_id": 256,
+    "bos_token_id": 257,
+    "eos_token_id": 258,
 }
 _OLDER = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
-_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-_DELTA = {
+_MOE: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_DELTA: dict[str, Any] = {
     f"linear_{name}": n for name, n in [("num_key_heads", 2), ("num_value_heads", 2), ("key_head_dim", 8)]
 } | {"linear_value_head_dim": 8}
 _VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-_DEEPSEEK = {
-    **{"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1},
-    **{"moe_intermediate_size": 16, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8},
-    **{"qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1},
+_DEEPSEEK: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
 }
 _LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 1e4}
 
@@ -71,14 +88,16 @@ class Family:
         return getattr(transformers, self.config)(**self.settings, **given)
 
 
-def _family(config: str, windowed: bool = False, **settings: Any) -> Family:
+def _family(config: str, windowed: bool = False, /, **settings: Any) -> Family:
     return Family(config, {**_SHAPE, **settings}, windowed)
 
 
 def _multimodal(config: str, text: str, **vision: Any) -> Family:
     """A wrapper for images and text; its text model has the window."""
     inner = getattr(transformers, text)(**_SHAPE, sliding_window=WINDOWS[0]).to_dict()
-    return Family(config, {"text_config": inner, "vision_config": {**_VISION, "image_size": 28, "patch_size": 14, **vision}})
+    return Family(
+        config, {"text_config": inner, "vision_config": {**_VISION, "image_size": 28, "patch_size": 14, **vision}}
+    )
 
 
 ZOO: dict[str, Family] = {
@@ -136,6 +155,15 @@ ZOO: dict[str, Family] = {
 REFUSED = {"Gemma 3n", "Mamba", "BERT", "T5"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Products this small take longer on two threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def tokenizer() -> Any:
     """One token a byte, and the turns of TEMPLATE."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -154,16 +182,14 @@ def tokenizer() -> Any:
 def save(config: Any, folder: Path) -> None:
     """Weights drawn wide enough that attention and logits are far from even."""
     torch.manual_seed(0)
-    auto = next(
-        (
-            cls
-            for cls in (
-                transformers.AutoModelForCausalLM,
-                transformers.AutoModelForImageTextToText,
-                transformers.AutoModelForSeq2SeqLM,
-            )
-            if type(config) in cls._model_mapping  # noqa: SLF001
+    auto: Any = next(
+        cls
+        for cls in (
+            transformers.AutoModelForCausalLM,
+            transformers.AutoModelForImageTextToText,
+            transformers.AutoModelForSeq2SeqLM,
         )
+        if type(config) in cls._model_mapping
     )
     model = auto.from_config(config, dtype=torch.float32)
     for weights in model.parameters():
@@ -213,7 +239,10 @@ def measure(family: Family, window: int) -> Outcome:
     pairs = [("a", "b"), ("b", "c"), ("d", "b")]
     prompts = {"": None} | {f"p{i}": s for i, s in enumerate(SYSTEMS) if s}
     engine = LocalEngine(loaded)
-    tables = [choose(engine, TEXTS, pairs), choose(engine, TEXTS, pairs, prompts={k: v for k, v in prompts.items() if v})]
+    tables = [
+        choose(engine, TEXTS, pairs),
+        choose(engine, TEXTS, pairs, prompts={k: v for k, v in prompts.items() if v}),
+    ]
     for choice in (row for table in tables for row in table.to_pylist()):
         message = STIMULUS.message(TEXTS[choice["task_a"]], TEXTS[choice["task_b"]])
         asked = prompt(loaded, message, prompts[choice["prompt_id"]])
