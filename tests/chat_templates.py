@@ -55,6 +55,12 @@ GENERATION = (
 )
 TWICE = "{% for m in messages %}" + TURN + "{% if m.role == 'user' %}" + TURN + "{% endif %}{% endfor %}" + ANSWER
 
+LISTS_PRINTED = (
+    "{% for m in messages %}{% if m.role == 'system' and m.content is string %}{{ m.nothing.here }}{% endif %}"
+    + (TURN + "{% endfor %}" + ANSWER)
+)
+COLON = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant:"
+
 PLAIN = {  # each with whether a system prompt is folded into the user's turn
     "chatml": (CHATML, False),
     "default system": (DEFAULT_SYSTEM, False),
@@ -69,6 +75,8 @@ PLAIN = {  # each with whether a system prompt is folded into the user's turn
     "last turn": (SYSTEM_IN_LAST_TURN, False),
     "generation": (GENERATION, False),
     "twice": (TWICE, False),
+    "lists printed": (LISTS_PRINTED, True),
+    "colon": (COLON, False),
 }
 
 LOOP = "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant"
@@ -107,7 +115,7 @@ WORDS = (" Task", "Task", " A", " B", "user", "system", "assistant", "INST", " t
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|channel|>", "<|message|>", "<s>", "</s>")
 
 
-def byte_level(template: Any = None, controls: Sequence[str] = CONTROLS, bos: bool = False, **more: Any) -> Any:
+def byte_level(template: Any = None, controls: Sequence[Any] = CONTROLS, bos: bool = False, **more: Any) -> Any:
     """As Qwen and SmolLM: bytes, and words that carry the space before them. `bos`: a text begins with <s>."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(*_vocabulary(alphabet, [word.replace(" ", "Ġ") for word in WORDS])))
@@ -117,7 +125,7 @@ def byte_level(template: Any = None, controls: Sequence[str] = CONTROLS, bos: bo
 
 
 def metaspace(
-    template: Any = None, controls: Sequence[str] = CONTROLS, bos: bool = True, first: bool = False, **more: Any
+    template: Any = None, controls: Sequence[Any] = CONTROLS, bos: bool = True, first: bool = False, **more: Any
 ) -> Any:
     """As Llama 2: a text that is read alone gets a space before it; with `first` only what begins the whole text."""
     alphabet = [f"<0x{n:02X}>" for n in range(256)] + [chr(n) for n in range(33, 127)] + ["▁"]
@@ -139,7 +147,7 @@ def _vocabulary(alphabet: Sequence[str], words: Sequence[str]) -> tuple[dict[str
     return {token: n for n, token in enumerate(tokens)}, list(dict.fromkeys(merges))
 
 
-def _wrapped(tokenizer: Tokenizer, template: Any, controls: Sequence[str], bos: bool, **more: Any) -> Any:
+def _wrapped(tokenizer: Tokenizer, template: Any, controls: Sequence[Any], bos: bool, **more: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer.add_special_tokens(list(controls))

@@ -6,6 +6,7 @@ nothing else is shown on a twin of the text, whose control tokens are each chang
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from prefprobe.activations.turns import TEXT, Piece
@@ -82,14 +83,11 @@ class Encoding:
         """Tokens of a prompt with control tokens in its texts, which are read as plain text."""
         twins = [Piece(self._control.sub(self._neutral, p.string), True) if p.given else p for p in pieces]
         expected = self._ids([_joined(twins)])[0]
-        if self._plain(twins, expected):
-            for cut in (self._at_controls, _at_texts):
-                for anchor in ("", "\n"):
-                    if self._assembled(cut(twins), anchor) != expected:
-                        continue
-                    ids = self._assembled(cut(pieces), anchor) or []
-                    if self._controls(ids) == self._controls(expected) and self._same_unknowns(ids, expected):
-                        return ids
+        for cut, anchor in product((self._at_controls, _at_texts), ("", "\n")):
+            if self._assembled(cut(twins), anchor) == expected:
+                ids = self._assembled(cut(pieces), anchor) or []
+                if self._controls(ids) == self._controls(expected) and self._same_unknowns(ids, expected):
+                    return ids
         raise self._refusal(pieces)
 
     def _same_unknowns(self, ids: list[int], expected: list[int]) -> bool:

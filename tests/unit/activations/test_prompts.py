@@ -151,6 +151,34 @@ def test_a_control_token_that_cannot_be_read_as_text_is_named() -> None:
         of.tokens("a ＜ｗｉｄｅ＞")
 
 
+@pytest.mark.parametrize("unknown", [None, "</s>"])
+def test_a_tokenizer_that_does_not_heed_is_found_out(unknown: str | None) -> None:
+    more: dict[str, Any] = {} if unknown is None else {"unk_token": unknown}
+    tokenizer = made.byte_level(made.CHATML, **more)
+    kind = type(tokenizer)
+
+    def deaf(self: Any, *of: Any, split_special_tokens: bool = False, **how: Any) -> Any:
+        return kind.__call__(self, *of, **how)
+
+    tokenizer.__class__ = type("Deaf", (kind,), {"__call__": deaf})
+    with pytest.raises(BadConfig, match="holds the control token </s>, which"):
+        PromptFormat(tokenizer).tokens("a </s> b")
+
+
+@pytest.mark.parametrize("kind", ["swallows", "joins"])
+def test_a_text_is_cut_out_where_it_is_exact(kind: str) -> None:
+    """At the text, behind a control token that swallows the line break between them; at the control tokens, where the
+    template's last blank and the text's first word are one token."""
+    swallowing = "{% for m in messages %}<|turn|>\n{{ m.content }}<|im_end|>{% endfor %}<|turn|>\n"
+    make, template = {"swallows": (made.metaspace, swallowing), "joins": (made.byte_level, made.COLON)}[kind]
+    turn = AddedToken("<|turn|>", special=True, rstrip=True)
+    renamed = template
+    for old, new in zip(made.CONTROLS, RENAMED, strict=True):
+        renamed = renamed.replace(old, new)
+    of = PromptFormat(make(template, (turn, *made.CONTROLS)))
+    assert of.tokens("the <|im_end|> x") == PromptFormat(make(renamed, (turn, *RENAMED))).tokens("the <|im_end|> x")
+
+
 def test_an_unknown_token_that_is_spelt_out_is_text_and_what_is_unknown_is_none() -> None:
     tokenizer = made.byte_level(made.CHATML, unk_token="</s>")
     of = PromptFormat(tokenizer)

@@ -109,6 +109,7 @@ def test_what_a_template_does_around_a_text_for_its_sake_is_refused() -> None:
         (made.NO_ANSWERS, {}, "", ""),
         (made.NO_ANSWERS_THINKING, {}, "", "[THINK]"),
         (made.FORGOTTEN.replace("<think>\n", "<|muse|>"), {}, "", "<|muse|>"),
+        (made.FORGOTTEN.replace("{{ m.content.split", "<|said|>{{ m.content.split"), {}, "", "<think>\n"),
         (made.INST, {}, "", ""),
         (made.SYSTEM_IN_LAST_TURN, {}, "", ""),
     ],
