@@ -17,7 +17,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from prefprobe.activations.loading import LoadedModel
-from prefprobe.activations.passes import forward
+from prefprobe.activations.passes import check_model, forward
 from prefprobe.activations.prompts import PromptFormat
 
 LAYERS = (6, 12, 18, 24, 31, 37, 43, 49, 55)
@@ -35,7 +35,15 @@ def random_model(blocks: int) -> LoadedModel:
     with torch.device("cuda"):
         model = Gemma3ForCausalLM(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
-    return LoadedModel(model, cast(PromptFormat, None), torch.device("cuda"))  # prompts are tokens here
+    return LoadedModel(model, cast(PromptFormat, Letters()), torch.device("cuda"))
+
+
+class Letters:
+    """Stands for prompts: a token a letter."""
+
+    def tokens(self, text: str, system: str | None = None) -> list[int]:
+        """Of a text."""
+        return [2, *(1000 + ord(letter) for letter in (system or "") + text)]
 
 
 def tasks(n: int, rng: np.random.Generator) -> Prompts:
@@ -92,6 +100,16 @@ def main() -> None:
     model = random_model(options.blocks)
     layers = [layer for layer in LAYERS if layer < options.blocks]
     print(f"{torch.cuda.get_device_name()}, {options.blocks} blocks")
+
+    started = time.perf_counter()
+    check_model(model)
+    print(f"checks at load: {time.perf_counter() - started:.1f} s; {model.packing.why or 'packed'}")
+    long = tasks(1, rng)[0] * 40
+    started = time.perf_counter()
+    forward(model, [long[:60], long[:1500]], tail=2)
+    print(
+        f"a length that was not met before (1,500 tokens): {time.perf_counter() - started:.1f} s; {model.packing.why or 'packed'}"
+    )
 
     some = tasks(8, rng)
     got = forward(model, some, layers=layers[-1:]).kept
