@@ -52,11 +52,24 @@ def extract_activations(
     wanted = layer_numbers(FRACTIONS, model.n_layers) if layers is None else sorted({int(layer) for layer in layers})
     if not wanted or wanted[0] < 0 or wanted[-1] >= model.n_layers:
         raise BadConfig(f"layers {wanted}: the model has the blocks 0 to {model.n_layers - 1}; name some of these.")
-    tokens = [model.prompt_tokens(text, one) for text, one in zip(prompts, systems, strict=True)]
+    tokens = model.prompts.tokens_many(list(zip(prompts, systems, strict=True)))
     if not tokens:
         return {layer: np.empty((0, model.width), dtype=np.float32) for layer in wanted}
     check_model(model)
     return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))]).kept
+
+
+def _tokens(model: LoadedModel, rows: Sequence[tuple[str, str, str | None]]) -> list[list[int]]:
+    """Of every row; a text that cannot be put into a prompt as it is, is refused under its id."""
+    try:
+        return model.prompts.tokens_many([(text, system) for _, text, system in rows])
+    except BadConfig:
+        for id_, text, system in rows:
+            try:
+                model.prompt_tokens(text, system)
+            except BadConfig as error:
+                raise BadConfig(f"task {id_}: {error}") from error
+        raise
 
 
 def _streams(
@@ -88,7 +101,7 @@ def extract(
     Parts hold `part` rows that are neighbours in length, so that a part's work is even and its packs are full; each is an
     NPZ with `task_ids` (n,) and `layer_<L>` (n, d) float32. Parts that the store holds are kept. Returns part → output.
     """
-    tokens = [model.prompt_tokens(text, system) for _, text, system in rows]
+    tokens = _tokens(model, rows)
     # by system prompt first: its computation is shared within a part
     order = sorted(range(len(rows)), key=lambda i: (rows[i][2] or "", len(tokens[i]), rows[i][0]))
     chunks = [order[i : i + part] for i in range(0, len(order), part)]

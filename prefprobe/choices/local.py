@@ -71,8 +71,7 @@ class LocalEngine:
         return {"prompt": self._model.prompts.describe()}
 
     def _measure(self, questions: Sequence[Question]) -> list[Answer]:
-        prompts = [(self._stimulus.message(q.first, q.second), q.system) for q in questions]
-        asked = self._model.prompts.asked_many(prompts, *self._labels)
+        asked = self._asked(questions)
         tail = max(len(each.shared) for each in asked) + 1
         passed = forward(self._model, [each.prompt + each.shared for each in asked], tail=tail)
         assert passed.hidden is not None
@@ -88,6 +87,21 @@ class LocalEngine:
             Answer(q.id, canonical_json(row).decode(), finish, prompt_tokens=len(each.prompt) + len(each.shared))
             for q, each, row in zip(questions, asked, rows.tolist(), strict=True)
         ]
+
+    def _asked(self, questions: Sequence[Question]) -> list[Asked]:
+        """A text that cannot be put into a prompt as it is, is refused under its task's name."""
+        prompts = [(self._stimulus.message(q.first, q.second), q.system) for q in questions]
+        try:
+            return self._model.prompts.asked_many(prompts, *self._labels)
+        except BadConfig:
+            for id_, text in (
+                (id_, text) for q in questions for id_, text in ((q.task_a, q.first), (q.task_b, q.second))
+            ):
+                try:
+                    self._model.prompt_tokens(text)
+                except BadConfig as error:
+                    raise BadConfig(f"task {id_}: {error}") from error
+            raise
 
     def _read(self, hidden: torch.Tensor, asked: Sequence[Asked]) -> torch.Tensor:
         """(n, tail, d) final hidden states, of which the last before a label's own token is the last → (n, 2): logit, mass."""
