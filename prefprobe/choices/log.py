@@ -197,8 +197,9 @@ def comparisons(choices: pa.Table, task_ids: Ids = ()) -> Comparisons:
     """What choices say of each pair: exact logits without their position bias, or counts of sampled answers.
 
     Refusals, unparsed and failed answers say nothing of a pair. An exact choice counts if its other order is there too:
-    alone it would bring its position bias with it. `task_ids` adds tasks that no choice names. Raises BadConfig for choices
-    under several system prompts, and for exact and sampled ones in one table: these are utilities of two kinds.
+    alone it would bring its position bias with it. `task_ids` are all tasks in the order of the result; without them they are
+    those of the choices that count, sorted. Raises BadConfig for choices under several system prompts, and for exact and
+    sampled ones in one table: these are utilities of two kinds.
     """
     prompts = choices.column("prompt_id").unique().to_pylist()
     outcomes = set(choices.column("outcome").unique().to_pylist())
