@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from prefprobe.activations.adapters import merged
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
@@ -123,7 +124,7 @@ def load_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
-        model = _merged(model, adapter, adapter_revision or revision_now(adapter))
+        model = merged(model, adapter, adapter_revision or revision_now(adapter))
     if chat and not tokenizer.chat_template:
         raise BadConfig(f"{source}: the tokenizer has no chat template; set `chat: false` for a base model.")
     try:
@@ -142,17 +143,6 @@ def _device(name: str) -> torch.device:
             "device: cuda was asked for, and this node has no usable GPU; another node may have one."
         )
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
-
-
-def _merged(model: Any, adapter: str, revision: str) -> Any:
-    from peft import PeftModel
-
-    folder = fetch(adapter, revision)
-    if not (folder / "adapter_model.safetensors").exists():
-        raise BadConfig(
-            f"{adapter}: the adapter folder holds no adapter_model.safetensors; save it with peft as safetensors."
-        )
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
 def _safetensors_folder(path: Path) -> Path:
