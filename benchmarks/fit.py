@@ -72,7 +72,6 @@ def main() -> None:
     sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: newton.minimise(posterior, zero, GRADIENT, 1000),
         "published": lambda: fit_published(posterior, 20_000, gtol=GRADIENT, ftol=0.0),
-        "published, lambda = 1": lambda: fit_published(posterior, 20_000, penalty=1.0, gtol=GRADIENT, ftol=0.0),
         "published, as it stops": lambda: fit_published(posterior, 1000),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -33,7 +33,8 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
         open_model(job), stimulus, choices.temperature, revision=job.node.params["model"], part=choices.part
     )
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
-    return ChoiceLog(engine, texts, prompts, AnswerLog(job.store, job.store.key), job.progress)
+    answers = AnswerLog(job.store, job.store.key)
+    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=choices.min_label_mass)
 
 
 def _api_log(
@@ -50,7 +51,13 @@ def _api_log(
     job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
     log = ChoiceLog(
-        engine, texts, prompts, _answers(job, engine.identity), job.progress, interview=engine.dialect.spend
+        engine,
+        texts,
+        prompts,
+        _answers(job, engine.identity),
+        job.progress,
+        interview=engine.dialect.spend,
+        min_label_mass=choices.min_label_mass,
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
         log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"))

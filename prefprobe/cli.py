@@ -269,6 +269,11 @@ def export(features: str, out: Path, run_id: str, store: str) -> None:
 @click.argument("choices", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
 @click.option(
+    "--tasks",
+    type=click.Path(path_type=Path),
+    help="All task ids in the order of the result: a .txt file with one a line, or a table with a column task_id.",
+)
+@click.option(
     "--compat",
     type=click.Choice(["reference"]),
     help="Fit by the published procedure, in which a refusal counts for task_b.",
@@ -280,15 +285,15 @@ def export(features: str, out: Path, run_id: str, store: str) -> None:
     metavar="N",
     help="Add se_bootstrap, from N resamples of the pairs.",
 )
-def fit(choices: Path, out: Path, compat: str | None, bootstrap: int) -> None:
+def fit(choices: Path, out: Path, tasks: Path | None, compat: str | None, bootstrap: int) -> None:
     """Fit utilities to choices of your own: a Parquet, JSONL or CSV file.
 
-    Its columns are task_a, task_b, and choice (a, b or refusal) or p_a (0 to 1), and optionally count. In --out:
-    utilities.parquet, utilities.csv and fit.json.
+    Its columns are task_a, task_b, and choice (a, b or refusal) or p_a (0 to 1, 0.5 of a tie), and optionally count. In
+    --out: utilities.parquet, utilities.csv and fit.json, with the tasks sorted by id unless --tasks says otherwise.
     """
     from prefprobe.thurstonian.fit_files import fit_choices
 
-    click.echo(fit_choices(choices, out, compat=compat is not None, resamples=bootstrap))
+    click.echo(fit_choices(choices, out, tasks=tasks, compat=compat is not None, resamples=bootstrap))
 
 
 main.add_command(cluster)

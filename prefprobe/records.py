@@ -41,6 +41,8 @@ class Columns:
     """Which columns every row needs, as a sentence ends: "every task `id` and `text`"."""
     numbers: Sequence[str] = ()
     """Columns in which a CSV's cells are numbers if they look like one."""
+    lines: str = ""
+    """The column that stands alone in a .txt file, one cell a line; without it no such file is read."""
 
     @property
     def all(self) -> list[str]:
@@ -75,24 +77,25 @@ class Record:
             raise self.refusal(column, "a task id (text that is not blank, or a whole number)")
         return text
 
-    def refusal(self, column: str, expected: str) -> BadConfig:
-        """The error for a cell that is not what was expected."""
+    def refusal(self, column: str, expected: str, step: str = "correct or remove the row") -> BadConfig:
+        """The error for a cell that is not what was expected, with the next step."""
         value = self.cells[column]
         shown = "nothing" if value is None else repr(value)[:_LONGEST]
-        return BadConfig(f"{self.where}: `{column}` is {shown}, expected {expected}; correct or remove the row.")
+        return BadConfig(f"{self.where}: `{column}` is {shown}, expected {expected}; {step}.")
 
 
 def read_records(path: Path, columns: Columns) -> Iterator[Record]:
     """All rows of a file, in its order. Raises BadConfig for a file that is not there or not what its suffix says, for a
     column that stands twice, for half a character in a text column, and for a file without rows.
     """
+    suffixes = (*SUFFIXES, ".txt") if columns.lines else SUFFIXES
     if path.is_dir():
-        raise BadConfig(f"{path} is a folder; name one {_either(SUFFIXES)} file of {columns.of}.")
+        raise BadConfig(f"{path} is a folder; name one {_either(suffixes)} file of {columns.of}.")
     if not path.is_file():
-        raise BadConfig(f"{path}: no such file; name a {_either(SUFFIXES)} file of {columns.of}.")
-    if path.suffix not in SUFFIXES:
-        raise BadConfig(f"{path.name}: files of {columns.of} end in {_either(SUFFIXES)}; unpack or convert the file.")
-    read = {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _jsonl)
+        raise BadConfig(f"{path}: no such file; name a {_either(suffixes)} file of {columns.of}.")
+    if path.suffix not in suffixes:
+        raise BadConfig(f"{path.name}: files of {columns.of} end in {_either(suffixes)}; unpack or convert the file.")
+    read = {".parquet": _parquet, ".csv": _csv, ".txt": _txt}.get(path.suffix, _jsonl)
     empty = True
     for row, cells in read(path, columns):
         empty = False
@@ -148,6 +151,11 @@ def _jsonl(path: Path, columns: Columns) -> _Rows:
             raise BadConfig(f"{where}: expected a JSON object; give {columns.needed}.")
         _once(members, columns, where)
         yield row, record
+
+
+def _txt(path: Path, columns: Columns) -> _Rows:
+    lines = enumerate(_text(path).split("\n"), 1)
+    return ((row, {columns.lines: line.removesuffix("\r")}) for row, line in lines if line.strip(string.whitespace))
 
 
 def _csv(path: Path, columns: Columns) -> _Rows:

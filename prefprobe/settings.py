@@ -238,6 +238,13 @@ class ChoiceSettings(Settings):
     )
     label_a: str = Field(default="Task A:", description="the label of the task shown first")
     label_b: str = Field(default="Task B:", description="the label of the other")
+    min_label_mass: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="read off, a step stops where answers begin with a label less often on average, under any system "
+        "prompt; 0 never stops; part of no key",
+    )
     part: int = Field(
         default=192, ge=2, description="choices measured between two saves; at most this many are repeated"
     )
@@ -249,8 +256,11 @@ class ChoiceSettings(Settings):
         return self
 
     def keyed(self) -> dict[str, Any]:
-        """What choices depend on: all but the pace and the credentials with which an API is asked."""
-        return self.model_dump(mode="json", exclude={"api": {"transport": True, "key": True, "judge": {"key": True}}})
+        """What choices depend on: all but the pace and the credentials with which an API is asked, and when to stop."""
+        return self.model_dump(
+            mode="json",
+            exclude={"min_label_mass": True, "api": {"transport": True, "key": True, "judge": {"key": True}}},
+        )
 
 
 class ActiveLearningSettings(Settings):

@@ -29,23 +29,33 @@ WIDTH, DEPTH = 12, 10
 
 Says = Callable[[Question], float | str]
 """What an engine answers: a logit, or the outcome of a sampled answer."""
+Mass = Callable[[Question], float]
+"""The label mass of a logit."""
+PART = 64
+"""Answers between two saves."""
 
 
 class PlantedEngine:
     """Answers what it is told to."""
 
-    def __init__(self, says: Says, *, exact: bool) -> None:
-        self.says, self.exact = says, exact
+    def __init__(self, says: Says, *, exact: bool, mass: Mass) -> None:
+        self.says, self.exact, self.mass = says, exact, mass
         self.name = "exact-planted" if exact else "sampled-planted"
         self.about: dict[str, Any] = {}
         self.identity: dict[str, Any] = {"engine": self.name}
 
     def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
-        save([Answer(q.id, json.dumps(self.says(q)), prompt_tokens=40, completion_tokens=1) for q in questions])
+        for start in range(0, len(questions), PART):
+            save([self._answer(q) for q in questions[start : start + PART]])
+
+    def _answer(self, question: Question) -> Answer:
+        said = self.says(question)
+        raw = [said, self.mass(question)] if isinstance(said, float) else said
+        return Answer(question.id, json.dumps(raw), prompt_tokens=40, completion_tokens=1)
 
     def read(self, answer: Answer) -> Reading:
         raw = json.loads(answer.raw)
-        return Reading("exact", raw, 0.97) if isinstance(raw, float) else Reading(raw)
+        return Reading("exact", *raw) if isinstance(raw, list) else Reading(raw)
 
 
 def utility(text: str) -> float:
@@ -73,6 +83,7 @@ def planted_study(
     says: Says,
     *,
     exact: bool = True,
+    mass: Mass = lambda _: 0.97,
     blocks: Mapping[str, Any] = MappingProxyType({}),
 ) -> Run:
     """A run in `folder` whose every step can be executed; `blocks` replace those of its preset."""
@@ -112,7 +123,7 @@ def planted_study(
         "shift": {"comparisons": 3, "experiments": [str(folder / "category.yaml")]},
     }
     (folder / "planted.yaml").write_text(yaml.safe_dump(preset | dict(blocks)))
-    _plant(monkeypatch, PlantedEngine(says, exact=exact))
+    _plant(monkeypatch, PlantedEngine(says, exact=exact, mass=mass))
     return Run.create(str(folder / "store"), load_config(folder / "planted.yaml"))
 
 

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
+from prefprobe.activations.adapters import merged
 from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
@@ -165,7 +166,7 @@ def load_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
-        model = _merged(model, adapter, adapter_revision or revision_now(adapter))
+        model = merged(model, adapter, adapter_revision or revision_now(adapter))
     try:
         prompts = PromptFormat(tokenizer, chat=chat, template=template, day=date)
     except BadConfig as error:
@@ -216,17 +217,6 @@ def _device(name: str) -> torch.device:
             "device: cuda was asked for, and this node has no usable GPU; another node may have one."
         )
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
-
-
-def _merged(model: Any, adapter: str, revision: str) -> Any:
-    from peft import PeftModel
-
-    folder = fetch(adapter, revision)
-    if not (folder / "adapter_model.safetensors").exists():
-        raise BadConfig(
-            f"{adapter}: the adapter folder holds no adapter_model.safetensors; save it with peft as safetensors."
-        )
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
 def _safetensors_folder(path: Path) -> Path:

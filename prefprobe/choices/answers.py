@@ -102,7 +102,11 @@ class AnswerLog:
 
         if missing:
             answer(missing, save)
-        return {id_: self._known[id_] for id_ in distinct if id_ in self._known}
+        return self.known(distinct)
+
+    def known(self, ids: Iterable[str]) -> dict[str, Answer]:
+        """The answers that are here already, by the id of their question."""
+        return {id_: self._known[id_] for id_ in ids if id_ in self._known}
 
     def _append(self, answers: Sequence[Answer]) -> None:
         new = list({a.id: a for a in reversed(answers) if a.id not in self._known}.values())[::-1]

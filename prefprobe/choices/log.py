@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from prefprobe.choices.answers import AnswerLog, Spend, answers_table
-from prefprobe.choices.engine import ALONE, Answer, Engine, Question, Reading
+from prefprobe.choices.engine import ALONE, Answer, Engine, Question, Reading, Save
+from prefprobe.choices.label_mass import LabelMass
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.store.keys import canonical_json
@@ -57,10 +58,13 @@ class ChoiceLog:
     """The judge's answers; there if `judge` is."""
     interview: Spend = field(default_factory=Spend)
     """What it took to find out how to ask."""
+    min_label_mass: float = 0.0
+    """Mean label mass of an exact engine below which measuring stops, see `LabelMass`; 0 never stops."""
     asked: dict[str, Answer] = field(default_factory=dict)
     """Every answer that is in a table so far."""
 
     def __post_init__(self) -> None:
+        self._label_mass = LabelMass(self.engine, self.min_label_mass)
         self._identity = hashlib.sha256(canonical_json(dict(self.engine.identity)))
 
     def questions(self, pairs: Iterable[tuple[str, str, str]], samples: int) -> list[Question]:
@@ -76,9 +80,12 @@ class ChoiceLog:
     def measure(self, questions: Sequence[Question], round_: int) -> pa.Table:
         """What was chosen, one row a question with the columns of SCHEMA, in the order of the questions.
 
-        One is missing only where a budget did not cover it.
+        One is missing only where a budget did not cover it. Raises BadConfig if the label mass is too low, soon after the
+        first answers, which are saved, and at once where they are known.
         """
-        found = self.answers.ask(self.engine.answer, questions, self.progress, f"choices, round {round_}")
+        self._label_mass.expect(questions)
+        self._label_mass.note(self.answers.known(q.id for q in questions).values())
+        found = self.answers.ask(self._watched, questions, self.progress, f"choices, round {round_}")
         self.asked |= found
         readings = {id_: self.engine.read(answer) for id_, answer in found.items()}
         judged = self._judge({id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"})
@@ -108,6 +115,15 @@ class ChoiceLog:
     def raw_answers(self) -> pa.Table:
         """Every answer behind the choices so far, as it came, sorted by its question's identity."""
         return answers_table(self.asked[id_] for id_ in sorted(self.asked))
+
+    def _watched(self, questions: Sequence[Question], save: Save) -> None:
+        """See `Engine.answer`; stops where the label mass is too low."""
+
+        def note(answers: Sequence[Answer]) -> None:
+            save(answers)
+            self._label_mass.note(answers)
+
+        self.engine.answer(questions, note)
 
     def _judge(self, unparsed: Mapping[str, Answer]) -> dict[str, Reading]:
         """What the judge makes of answers; those that it cannot tell either are left out."""
@@ -198,8 +214,9 @@ def comparisons(choices: pa.Table, task_ids: Ids = ()) -> Comparisons:
     """What choices say of each pair: exact logits without their position bias, or counts of sampled answers.
 
     Refusals, unparsed and failed answers say nothing of a pair. An exact choice counts if its other order is there too:
-    alone it would bring its position bias with it. `task_ids` adds tasks that no choice names. Raises BadConfig for choices
-    under several system prompts, and for exact and sampled ones in one table: these are utilities of two kinds.
+    alone it would bring its position bias with it. `task_ids` are all tasks in the order of the result; without them they are
+    those of the choices that count, sorted. Raises BadConfig for choices under several system prompts, and for exact and
+    sampled ones in one table: these are utilities of two kinds.
     """
     prompts = choices.column("prompt_id").unique().to_pylist()
     outcomes = set(choices.column("outcome").unique().to_pylist())

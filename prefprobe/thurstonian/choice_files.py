@@ -1,9 +1,10 @@
 """Reading choices from a file of one's own: Parquet, JSONL or CSV with `task_a`, `task_b` and `choice` or `p_a`.
 
-`choice` is a, b or refusal; `p_a` is the probability of task_a, from 0 to 1. `count` (default 1) says how many
+`choice` is a, b or refusal; `p_a` is the probability of task_a, from 0 to 1, 0.5 of a tie. `count` (default 1) says how many
 observations a row stands for. Other columns are not looked at. A file is read whole or refused with one sentence.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,20 @@ class Choices:
     refused: npt.NDArray[np.bool_]
     """(rows,) neither task was chosen."""
 
-    def comparisons(self, *, refusals_lose: bool = False) -> Comparisons:
-        """Pairs for the fit. A refusal tells nothing about them; with `refusals_lose` it counts for task_b, as published."""
+    def comparisons(self, task_ids: Sequence[str] = (), *, refusals_lose: bool = False) -> Comparisons:
+        """Pairs for the fit, of `task_ids` in their order, else of all tasks sorted. A refusal tells nothing about them;
+        with `refusals_lose` it counts for task_b, as published.
+        """
         count = self.count if refusals_lose else np.where(self.refused, 0.0, self.count)
-        return Comparisons.from_choices(self.task_a, self.task_b, self.p_a, count)
+        return Comparisons.from_choices(self.task_a, self.task_b, self.p_a, count, task_ids)
 
 
-def read_choices(path: Path) -> Choices:
-    """All choices of a file. Raises BadConfig naming file, row, column, what was expected and the next step."""
+def read_choices(path: Path, task_ids: Sequence[str] = ()) -> Choices:
+    """All choices of a file, which may name `task_ids` alone if there are any. Raises BadConfig naming file, row, column,
+    what was expected and the next step.
+    """
     task_a, task_b, p_a, count, refused = [], [], [], [], []
-    kind = ""
+    kind, listed = "", set(task_ids)
     for record in read_records(path, _COLUMNS):
         kind = kind or ("p_a" if "p_a" in record else "choice")
         if "choice" in record and "p_a" in record:
@@ -55,6 +60,9 @@ def read_choices(path: Path) -> Choices:
                 f"{record.where}: has both `choice` and `p_a`, expected one of them; remove the other column."
             )
         a, b = record.task_id("task_a"), record.task_id("task_b")
+        for column, task_id in (("task_a", a), ("task_b", b)):
+            if listed and task_id not in listed:
+                raise record.refusal(column, "a task of the list of tasks", "add it there or remove the row")
         if a == b:
             raise BadConfig(
                 f"{record.where}: `task_a` and `task_b` are both {a!r}, expected two tasks; remove the row."
@@ -75,7 +83,9 @@ def read_choices(path: Path) -> Choices:
 def _word(record: Record) -> float:
     value = record.cell("choice", "`choice` or `p_a`")
     if not isinstance(value, str) or value not in _P_A:
-        raise record.refusal("choice", "a, b or refusal")
+        raise record.refusal(
+            "choice", "a, b or refusal", "correct the row, or for ties give `p_a` (1, 0, or 0.5 of a tie) in every row"
+        )
     return _P_A[value]
 
 

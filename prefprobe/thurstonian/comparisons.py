@@ -11,10 +11,10 @@ from prefprobe.thurstonian.observations import Floats, Ids, Ints, merge_choices,
 
 @dataclass(frozen=True, eq=False)
 class Comparisons:
-    """What was observed on each unordered pair, in one canonical order: it never depends on the order of the rows."""
+    """What was observed on each unordered pair, in an order that never depends on that of the rows."""
 
     task_ids: tuple[str, ...]
-    """Sorted; tasks that were never compared included."""
+    """In the order that was given, tasks that were never compared included, else sorted."""
     i: Ints
     """(m,) index of a pair's first task into `task_ids`; always less than `j`. Rows are sorted by (i, j)."""
     j: Ints
@@ -32,8 +32,9 @@ class Comparisons:
     ) -> "Comparisons":
         """Merge (rows,) observations: `p_a` in [0, 1] is the (soft) choice of `task_a`, `count` its weight (default 1).
 
-        Both orders of a pair are one pair. `task_ids` adds tasks that no row names. Raises BadConfig naming the row for
-        p_a out of [0, 1] or NaN, for a count that is negative or not finite and for a task compared with itself.
+        Both orders of a pair are one pair. `task_ids` are all tasks, in the order that the result shall have; without
+        them they are those of the rows, sorted. Raises BadConfig naming the row for p_a out of [0, 1] or NaN, for a count
+        that is negative or not finite, for a task compared with itself and for one that `task_ids` lacks or has twice.
         """
         return cls(*merge_choices(task_a, task_b, p_a, count, task_ids))
 
@@ -42,7 +43,7 @@ class Comparisons:
         """Merge exact choices given as log P(A) / P(B), with the position bias averaged out in the logit.
 
         Each pair's wins are its number of observations times the sigmoid of its debiased logit (`merge_logits`).
-        Raises BadConfig naming the row for a logit that is not finite and for a task compared with itself.
+        `task_ids` as in `from_choices`. Raises BadConfig naming the row for a logit that is not finite, and as there.
         """
         ids, i, j, debiased, count = merge_logits(task_a, task_b, logit, task_ids)
         return cls(ids, i, j, count * expit(debiased), count, exact=True)

@@ -31,7 +31,7 @@ class FitReport:
     """How the fit went, and what in the data limits it."""
 
     objective: float
-    """Minus log-likelihood plus the penalties of both priors (published procedure: no penalties, clipped)."""
+    """Minus log-likelihood plus the penalties of both priors (published procedure: no prior on mu, clipped)."""
     log_likelihood: float
     """Sum over observations, in nats, without clipping."""
     max_gradient: float
@@ -99,8 +99,9 @@ def fit_utilities(
     max_gradient <= `tolerance`. The objective is not convex in log sigma: in large noisy data a few tasks have a second
     mode of nearly the same objective, where another start may end.
 
-    `compat` is the published procedure (published.py): it ignores both priors, `tolerance` and `start`; its standard
-    errors are those that the priors would give at its result, since it defines none of its own.
+    `compat` is the published procedure (published.py): it ignores both priors, `tolerance` and `start`; the first of
+    `comparisons.task_ids` has mu 0, and another first task gives a slightly other result. Its standard errors are those
+    that the priors would give at its result, since it defines none of its own.
 
     Raises BadConfig for a prior or tolerance that is too small to be meant and for a start of the wrong shape.
     """
@@ -157,7 +158,7 @@ def predict(utilities: Utilities, a: Ids, b: Ids) -> Floats:
 
 
 def to_table(utilities: Utilities) -> pa.Table:
-    """`utilities.parquet`: task_id string, mu, sigma, se float64, comparisons int64; sorted by task_id."""
+    """`utilities.parquet`: task_id string, mu, sigma, se float64, comparisons int64; in the order of `task_ids`."""
     return pa.table(
         {
             "task_id": pa.array(utilities.task_ids, pa.string()),

@@ -16,24 +16,27 @@ from prefprobe.thurstonian.choice_files import Choices, read_choices
 from prefprobe.thurstonian.fit import TOLERANCE, Comparisons, FitReport, Utilities, fit_utilities
 from prefprobe.thurstonian.published import published_objective
 from prefprobe.thurstonian.reliability import split_half
+from prefprobe.thurstonian.task_lists import read_task_ids
 
 _SEED = 0
 _LEAST_RESAMPLES = 20
 
 
-def fit_choices(path: Path, out: Path, *, compat: bool, resamples: int) -> str:
+def fit_choices(path: Path, out: Path, *, tasks: Path | None = None, compat: bool, resamples: int) -> str:
     """Fit the choices of `path` and write utilities.parquet, utilities.csv and fit.json into the folder `out`.
 
-    The files depend on the choices alone, not on their format or order. `compat` is the published procedure, with
-    refusals as choices of task_b. `resamples` > 0 adds `se_bootstrap` to the tables. All files are written or none.
-    Returns a sentence about the fit. Raises BadConfig for bad input and for a folder that is not new or empty.
+    The files depend on the choices alone, not on their format or order. `tasks` is a file of all task ids in the order that
+    the result shall have; without it they are sorted, which no order of rows can change. `compat` is the published
+    procedure, with refusals as choices of task_b. `resamples` > 0 adds `se_bootstrap` to the tables. All files are written
+    or none. Returns a sentence about the fit. Raises BadConfig for bad input and for a folder that is not new or empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadConfig(f"{out} exists and is not an empty folder; write into a new folder.")
     if resamples and resamples < _LEAST_RESAMPLES:
         raise BadConfig(f"--bootstrap is {resamples}, expected 0 or at least {_LEAST_RESAMPLES}; ask for 200, say.")
-    choices = read_choices(path)
-    comparisons = choices.comparisons(refusals_lose=compat)
+    task_ids = read_task_ids(tasks) if tasks else ()
+    choices = read_choices(path, task_ids)
+    comparisons = choices.comparisons(task_ids, refusals_lose=compat)
     utilities = fit_utilities(comparisons, compat=compat)
     columns: dict[str, Any] = {
         "task_id": pa.array(utilities.task_ids, pa.string()),

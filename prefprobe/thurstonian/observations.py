@@ -1,5 +1,6 @@
 """Rows of choices as checked index arrays: the one place where task ids become integers and bad rows are refused."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -17,25 +18,33 @@ Ids: TypeAlias = Sequence[str] | npt.NDArray[Any] | pa.Array
 """Task ids: a sequence, a numpy array or an Arrow array of strings."""
 
 Merged: TypeAlias = tuple[tuple[str, ...], Ints, Ints, Floats, Floats]
-"""Sorted ids, `i` < `j` (m,) that index them, one value for each pair (m,) and its number of observations (m,)."""
+"""Ids, `i` < `j` (m,) that index them, one value for each pair (m,) and its number of observations (m,)."""
 
 
-def index_pairs(task_a: Ids, task_b: Ids, extra: Ids = ()) -> tuple[tuple[str, ...], Ints, Ints]:
-    """Number the tasks of (rows,) ordered pairs in the sorted order of their ids.
+def index_pairs(task_a: Ids, task_b: Ids, task_ids: Ids = ()) -> tuple[tuple[str, ...], Ints, Ints]:
+    """Number the tasks of (rows,) ordered pairs in the order of `task_ids` or, without any, of their sorted ids.
 
-    Returns the sorted distinct ids (those of `extra` included) and two (rows,) arrays that index them.
-    Raises BadConfig for an id that is no string, for columns of different lengths and for a task paired with itself.
+    Returns the distinct ids and two (rows,) arrays that index them. Raises BadConfig for an id that is no string, for
+    columns of different lengths, for a task paired with itself, and for one that `task_ids` lacks or has twice.
     """
-    a, b, more = as_strings("task_a", task_a), as_strings("task_b", task_b), as_strings("task_ids", extra)
+    a, b, ids = as_strings("task_a", task_a), as_strings("task_b", task_b), as_strings("task_ids", task_ids)
     if len(a) != len(b):
         raise BadConfig(f"Column task_a has {len(a)} rows and task_b has {len(b)}; give both the same length.")
-    encoded = pa.concat_arrays([a, b, more]).dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary)
-    rank = np.argsort(order.to_numpy())
-    code = rank[encoded.indices.to_numpy()]
-    first, second = code[: len(a)], code[len(a) : 2 * len(a)]
+    if not len(ids):
+        ids = pa.concat_arrays([a, b]).unique()
+        ids = ids.take(pc.sort_indices(ids))
+    elif len(ids.unique()) < len(ids):
+        twice = Counter(ids.to_pylist()).most_common(1)[0][0]
+        raise BadConfig(f"The task ids hold {twice!r} more than once, expected every task once; remove the others.")
+    first, second = _numbered(a, ids), _numbered(b, ids)
     _refuse(first == second, lambda row: f"compares task {a[row].as_py()!r} with itself; remove the row.")
-    return tuple(encoded.dictionary.take(order).to_pylist()), first, second
+    return tuple(ids.to_pylist()), first, second
+
+
+def _numbered(column: pa.Array, ids: pa.Array) -> Ints:
+    found = pc.fill_null(pc.index_in(column, ids), -1).to_numpy().astype(np.int64)
+    _refuse(found < 0, lambda row: f"names task {column[row].as_py()!r}, which the task ids lack; add it to them.")
+    return np.asarray(found)
 
 
 def as_strings(name: str, values: Ids) -> pa.Array:
@@ -62,13 +71,13 @@ def sum_by(index: Ints, values: Floats, n: int) -> Floats:
 
 
 def merge_choices(
-    task_a: Ids, task_b: Ids, p_a: npt.ArrayLike, count: npt.ArrayLike | None = None, extra: Ids = ()
+    task_a: Ids, task_b: Ids, p_a: npt.ArrayLike, count: npt.ArrayLike | None = None, task_ids: Ids = ()
 ) -> Merged:
     """Sum `count` * P(i chosen) over all observations of each unordered pair, whatever their order of presentation.
 
     A pair whose counts sum to 0 is left out, its tasks are not. Raises BadConfig that names the first bad row.
     """
-    ids, first, second = index_pairs(task_a, task_b, extra)
+    ids, first, second = index_pairs(task_a, task_b, task_ids)
     p = probabilities("p_a", p_a, len(first))
     weight = np.ones(len(first)) if count is None else _numbers("count", count, len(first))
     bad = ~(np.isfinite(weight) & (weight >= 0.0))
@@ -81,14 +90,14 @@ def merge_choices(
     return ids, pair[seen] // len(ids), pair[seen] % len(ids), wins[seen], total[seen]
 
 
-def merge_logits(task_a: Ids, task_b: Ids, logit: npt.ArrayLike, extra: Ids = ()) -> Merged:
+def merge_logits(task_a: Ids, task_b: Ids, logit: npt.ArrayLike, task_ids: Ids = ()) -> Merged:
     """Average the logit of "i is preferred" for each unordered pair, free of position bias.
 
     The mean is taken within each order of presentation and then over the orders, so both orders weigh the same however
     often each was asked. A pair asked in one order only keeps that order's mean, and with it the position bias.
     Raises BadConfig that names the first bad row.
     """
-    ids, first, second = index_pairs(task_a, task_b, extra)
+    ids, first, second = index_pairs(task_a, task_b, task_ids)
     value = _numbers("logit", logit, len(first))
     _refuse(~np.isfinite(value), lambda row: f"has logit = {value[row]}, expected a finite number; measure it again.")
     value = np.where(first < second, value, -value)

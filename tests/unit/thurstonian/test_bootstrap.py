@@ -66,7 +66,7 @@ def test_whole_pairs_are_drawn() -> None:
 
 def test_tasks_that_resamples_lose_are_left_out_of_them() -> None:
     ids = [f"t{k}" for k in range(10)]
-    chain = Comparisons.from_choices(ids[:-1], ids[1:], [0.8] * 9, [5.0] * 9, ["never"])
+    chain = Comparisons.from_choices(ids[:-1], ids[1:], [0.8] * 9, [5.0] * 9, [*ids, "never"])
     utilities = fit_utilities(chain)
     mu = bootstrap_mu(chain, utilities, samples=60, seed=0)
     lost = np.isnan(mu)

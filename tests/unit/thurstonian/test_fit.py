@@ -13,6 +13,7 @@ from prefprobe.errors import BadConfig
 from prefprobe.thurstonian import laplace
 from prefprobe.thurstonian.fit import Comparisons, Utilities, fit_mu, fit_utilities, predict, to_table
 from prefprobe.thurstonian.likelihood import Point, Posterior
+from prefprobe.thurstonian.published import published_objective
 
 
 def names(n: int) -> np.ndarray:
@@ -54,13 +55,32 @@ def point_of(comparisons: Comparisons, utilities: Utilities, prior_sd: float = 1
 
 
 def test_both_orders_of_a_pair_are_merged() -> None:
-    merged = Comparisons.from_choices(["b", "a", "c"], ["a", "b", "a"], [0.25, 1.0, 0.0], [2.0, 1.0, 3.0], ["z"])
-    assert merged.task_ids == ("a", "b", "c", "z")
+    merged = Comparisons.from_choices(["b", "a", "c"], ["a", "b", "a"], [0.25, 1.0, 0.0], [2.0, 1.0, 3.0])
+    assert merged.task_ids == ("a", "b", "c")
     assert merged.i.tolist() == [0, 0]
     assert merged.j.tolist() == [1, 2]
     assert merged.wins.tolist() == [2 * 0.75 + 1.0, 3.0]
     assert merged.count.tolist() == [3.0, 3.0]
-    assert merged.degree.tolist() == [2, 1, 1, 0]
+    assert merged.degree.tolist() == [2, 1, 1]
+
+
+def test_tasks_stand_in_the_order_that_was_given() -> None:
+    order = ["c", "z", "a", "b"]
+    merged = Comparisons.from_choices(["b", "a", "c"], ["a", "b", "a"], [0.25, 1.0, 0.0], [2.0, 1.0, 3.0], order)
+    assert merged.task_ids == ("c", "z", "a", "b")
+    assert (merged.i.tolist(), merged.j.tolist()) == ([0, 2], [2, 3])
+    assert merged.wins.tolist() == [0.0, 2 * 0.75 + 1.0]
+    assert merged.degree.tolist() == [1, 0, 2, 1]
+    logits = Comparisons.from_logits(["a", "b"], ["b", "a"], [0.5, -0.5], pa.array(["b", "a"]))
+    assert logits.task_ids == ("b", "a")
+    np.testing.assert_allclose(logits.wins / logits.count, 1 / (1 + np.exp(0.5)), rtol=1e-14)
+
+
+def test_a_list_of_tasks_has_every_task_and_has_it_once() -> None:
+    with pytest.raises(BadConfig, match=r"row 1.*'c', which the task ids lack"):
+        Comparisons.from_choices(["a", "b"], ["b", "c"], [1.0, 1.0], task_ids=["b", "a"])
+    with pytest.raises(BadConfig, match=r"'b' more than once"):
+        Comparisons.from_choices(["a"], ["b"], [1.0], task_ids=["a", "b", "c", "b"])
 
 
 def test_a_pair_without_observations_is_no_comparison() -> None:
@@ -476,14 +496,15 @@ def test_table_has_the_columns_of_the_contract() -> None:
 
 
 def published(comparisons: Comparisons) -> tuple[np.ndarray, np.ndarray, float]:
-    """The published procedure on a full matrix of wins, as its description reads."""
+    """The published procedure on a full matrix of wins, as its description reads: mu, sigma and the objective."""
     n = len(comparisons.task_ids)
     wins = np.zeros((n, n))
     wins[comparisons.i, comparisons.j] = comparisons.wins
     wins[comparisons.j, comparisons.i] = comparisons.count - comparisons.wins
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        mu, sigma = np.append(0.0, x[: n - 1]), np.exp(x[n - 1 :])
+        mu, log_sigma = np.append(0.0, x[: n - 1]), x[n - 1 :]
+        sigma = np.exp(log_sigma)
         spread = np.sqrt(sigma[:, None] ** 2 + sigma[None, :] ** 2)
         z = (mu[:, None] - mu[None, :]) / spread
         p = np.clip(norm.cdf(z), 1e-10, 1 - 1e-10)
@@ -491,7 +512,8 @@ def published(comparisons: Comparisons) -> tuple[np.ndarray, np.ndarray, float]:
         by_mu = (by_z / spread).sum(1) - (by_z / spread).sum(0)
         by_spread = -by_z * z / spread
         by_log_sigma = ((by_spread + by_spread.T) / spread).sum(1) * sigma**2
-        return -float(np.sum(wins * np.log(p))), np.append(by_mu[1:], by_log_sigma)
+        value = float(np.sum(log_sigma**2) - np.sum(wins * np.log(p)))
+        return value, np.append(by_mu[1:], by_log_sigma + 2 * log_sigma)
 
     bounds = [(-10.0, 10.0)] * (n - 1) + [(-2.0, 2.0)] * n
     options = {"maxiter": 1000, "maxfun": 50000, "gtol": 1.0, "ftol": 1e-8}
@@ -502,23 +524,49 @@ def published(comparisons: Comparisons) -> tuple[np.ndarray, np.ndarray, float]:
 @pytest.mark.parametrize(("n", "m", "repeats"), [(8, 10, 2), (60, 300, 5), (60, 30, 1)])
 def test_compat_is_the_published_procedure(n: int, m: int, repeats: int) -> None:
     _, _, comparisons = simulate(n, m, repeats, 0)
-    mu, sigma, loss = published(comparisons)
+    mu, sigma, objective = published(comparisons)
     utilities = fit_utilities(comparisons, compat=True)
-    np.testing.assert_allclose(utilities.mu, mu, atol=1e-5)
-    np.testing.assert_allclose(utilities.sigma, sigma, rtol=1e-5)
-    assert utilities.report.objective == pytest.approx(loss, rel=1e-8)
+    assert utilities.report.objective == pytest.approx(objective, rel=1e-9)
+    np.testing.assert_allclose(utilities.mu, mu, atol=1e-7)
+    np.testing.assert_allclose(utilities.sigma, sigma, rtol=1e-7)
+    form = published_objective(comparisons, utilities.mu, np.log(utilities.sigma))
+    assert utilities.report.objective == pytest.approx(form, rel=1e-12)
     assert utilities.mu[0] == 0.0
     assert np.abs(utilities.mu).max() <= 10.0
     assert np.abs(np.log(utilities.sigma)).max() <= 2.0 + 1e-12
     assert np.isfinite(utilities.se).all()
 
 
+def test_the_first_task_is_the_gauge_of_compat_and_no_other_place_in_the_order_matters() -> None:
+    _, _, sorted_ = simulate(60, 300, 5, 0)
+    ids, p = names(60), sorted_.wins / sorted_.count
+
+    def fitted(order: np.ndarray, compat: bool) -> tuple[Comparisons, Utilities]:
+        ordered = Comparisons.from_choices(ids[sorted_.i], ids[sorted_.j], p, sorted_.count, ids[order])
+        return ordered, fit_utilities(ordered, compat=compat)
+
+    rest = np.random.default_rng(0).permutation(np.arange(1, 60))
+    before, (_, same) = fit_utilities(sorted_, compat=True), fitted(np.append(0, rest), True)
+    np.testing.assert_allclose(same.mu[same.locate(ids)], before.mu, atol=1e-7)
+    ordered, other = fitted(np.append(rest, 0), True)
+    mu, _, objective = published(ordered)
+    assert other.mu[0] == 0.0
+    assert other.report.objective == pytest.approx(objective, rel=1e-9)
+    np.testing.assert_allclose(other.mu, mu, atol=1e-7)
+    # not the same utilities in another gauge: it stops early, on another path
+    shift = other.mu[other.locate(ids)] - before.mu
+    assert np.ptp(shift) > 1e-3
+    assert np.corrcoef(other.mu[other.locate(ids)], before.mu)[0, 1] > 0.95
+    default = fit_utilities(sorted_)
+    for order in (np.append(0, rest), np.append(rest, 0)):
+        _, again = fitted(order, False)
+        np.testing.assert_allclose(again.mu[again.locate(ids)], default.mu, atol=1e-6)
+
+
 def test_compat_and_default_agree_on_the_ranking() -> None:
     _, _, comparisons = simulate(100, 900, 6, 0)
     default, compat = fit_utilities(comparisons), fit_utilities(comparisons, compat=True)
     assert np.corrcoef(default.mu, compat.mu)[0, 1] > 0.98
-    # Without priors the likelihood can only be higher, for all that the procedure stops early.
-    assert compat.report.log_likelihood > default.report.log_likelihood
 
 
 def test_standard_errors_of_exact_probabilities_are_what_repetition_gives():
@@ -544,6 +592,6 @@ def test_standard_errors_of_exact_probabilities_are_what_repetition_gives():
 
 def test_sampled_choices_have_no_dispersion_and_unmeasured_tasks_keep_the_prior():
     assert fit_utilities(Comparisons.from_choices(["a", "b"], ["b", "c"], [1.0, 0.0])).report.dispersion == 1.0
-    exact = fit_utilities(Comparisons.from_logits(["a", "b", "a"], ["b", "c", "c"], [0.1, 0.2, 0.4], task_ids=["z"]))
+    exact = fit_utilities(Comparisons.from_logits(["a", "b", "a"], ["b", "c", "c"], [0.1, 0.2, 0.4], list("abcz")))
     assert exact.se[-1] == 10.0
     assert exact.se[:3].max() < 1.0

@@ -251,7 +251,84 @@ def test_a_refusal_is_no_win_but_in_the_published_procedure(tmp_path: Path) -> N
     as_published = Comparisons.from_choices(["x", "x"], ["y", "z"], [1, 0], [2, 3])
     form = published_objective(as_published, table["mu"].to_numpy(), np.log(table["sigma"].to_numpy()))
     assert about["objective_published_form"] == pytest.approx(form, rel=1e-12)
-    assert form - about["objective"] == pytest.approx(np.sum(np.log(table["sigma"].to_numpy()) ** 2), abs=1e-9)
+    assert about["objective"] == pytest.approx(form, rel=1e-12)
+
+
+def listed(path: Path, ids: list[str]) -> Path:
+    """A list of tasks in the form that the suffix says."""
+    if path.suffix == ".txt":
+        path.write_bytes("\n".join(ids).encode() + b"\n")
+        return path
+    return write(path, [{"rank": k, "task_id": id_} for k, id_ in enumerate(ids)])
+
+
+ORDER = ["never asked", "b", "ü\u2028x", '7,"q"', "12"]
+
+
+@pytest.mark.parametrize("options", [(), ("--compat", "reference")])
+def test_a_list_of_tasks_gives_the_order_and_the_gauge(options: tuple[str, ...], tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", ROWS)
+    first = fitted(path, "--tasks", listed(tmp_path / "t.txt", ORDER[1:]), *options)
+    table = read_parquet(first["utilities.parquet"])
+    assert table["task_id"].to_pylist() == ORDER[1:]
+    if options:
+        assert table["mu"].to_pylist()[0] == 0.0
+    else:
+        alone = read_parquet(fitted(path)["utilities.parquet"])
+        by_id = dict(zip(alone["task_id"].to_pylist(), alone["mu"].to_pylist(), strict=True))
+        np.testing.assert_allclose(table["mu"].to_numpy(), [by_id[id_] for id_ in ORDER[1:]], atol=1e-6)
+    with_more = fitted(path, "--tasks", listed(tmp_path / "more.txt", [*ORDER[1:], ORDER[0]]), *options)
+    assert json.loads(with_more["fit.json"])["never_compared"] == ["never asked"]
+    more = read_parquet(with_more["utilities.parquet"])
+    assert more["task_id"].to_pylist() == [*ORDER[1:], ORDER[0]]
+    assert (more["mu"].to_pylist()[-1], more["sigma"].to_pylist()[-1]) == (0.0, 1.0)
+
+
+def test_a_list_of_tasks_is_read_in_every_form(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.csv", ROWS)
+    first = fitted(path, "--tasks", listed(tmp_path / "t.txt", ORDER))
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        assert fitted(path, "--tasks", listed(tmp_path / name, ORDER)) == first
+    for name, before, end in (("bom.txt", "\ufeff", "\n"), ("windows.txt", "", "\r\n"), ("blank.txt", "\n", "\n \n")):
+        text = tmp_path / name
+        text.write_bytes((before + end.join(ORDER)).encode())
+        assert fitted(path, "--tasks", text) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("t.txt", "\ufeffb\n12\n\nb\n", r"t\.txt row 4: task 'b' stands in t\.txt row 1 too, expected every task once"),
+        ("t.csv", "task_id\nb\n12\n12\n", r"t\.csv row 4: task '12' stands in t\.csv row 3 too"),
+        ("t.txt", 'b\n12\n7,"q"\n', r"c\.csv row 2: `task_a` is 'ü.*x', expected a task of the list of tasks"),
+        ("t.txt", '12\nü\u2028x\n7,"q"\n', r"c\.csv row 2: `task_b` is 'b', expected a task of the list of tasks"),
+        ("t.txt", "\n", r"t\.txt: holds no task ids"),
+        ("t.txt", b"b\n\xe9\n", r"t\.txt row 2: byte 2 is not UTF-8"),
+        ("t.txt", "b\na\0\n", r"t\.txt row 2: `task_id` is 'a\\x00', expected a task id"),
+        ("t.csv", "id\nb\n", r"t\.csv row 2: no `task_id`, found id"),
+        ("t.md", "b\n", r"t\.md: files of task ids end in \.parquet, .* or \.txt"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused_with_one_sentence(
+    name: str, content: str | bytes, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, tasks = write(tmp_path / "c.csv", ROWS), tmp_path / name
+    tasks.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert call("fit", path, "--out", tmp_path / "out", "--tasks", tasks) == 78
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"prefprobe: [^\n]+; [^\n]+\.\n", said)
+    assert re.search(expected, said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tie_is_written_as_one_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(HEADER + "x,y,a\nx,z,tie\n")
+    assert re.search(r"; .*`p_a` \(1, 0, or 0\.5 of a tie\) in every row\.$", refused(path, tmp_path / "out", capsys))
+    path.write_text("task_a,task_b,p_a\nx,y,1\nx,z,0.5\n")
+    mu = read_parquet(fitted(path)["utilities.parquet"])["mu"].to_pylist()
+    assert mu[0] == pytest.approx(mu[2], abs=0.1)
+    assert mu[0] > mu[1] + 1.0
 
 
 def test_bootstrap_adds_a_column_to_both_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

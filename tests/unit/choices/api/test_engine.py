@@ -6,6 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.judge import Judge
 from prefprobe.choices.engine import Answer, Engine, Question
+from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.progress import Progress, Stopped
@@ -111,6 +113,17 @@ def test_auto_samples_where_it_must_and_says_why(behaviour: Behaviour, why: str)
     for q in questions():
         p = 1 / (1 + exp(-planted(q)))
         assert abs(share[q.id[:2]] - p) < 4 * (p * (1 - p) / 40) ** 0.5
+
+
+def test_probabilities_that_hardly_ever_are_of_a_label_stop_a_step_that_reads_them() -> None:
+    texts = dict(zip("abcd", TASKS, strict=True))
+    with FaultServer(Behaviour(lists=True, label_mass=0.6)) as server:
+        log = ChoiceLog(engine_for(server, mode="exact"), texts, min_label_mass=0.7)
+        with pytest.raises(BadConfig, match=r"is 0\.6 after 12 choices.*; set choices\.api\.mode to sampled"):
+            log.measure(log.questions([("", a, b) for a, b in combinations(texts, 2)], 1), 0)
+        assert log.spend.requests == 12 + log.interview.requests
+        log = ChoiceLog(engine_for(server, mode="exact"), texts)
+        assert log.measure(log.questions([("", "a", "b")], 1), 0).column("label_mass")[0].as_py() < 0.7
 
 
 @pytest.mark.parametrize("rejected", ["seed", "system", "temperature", "max_tokens", "logprobs"])
