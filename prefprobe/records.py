@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+import reprlib
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from prefprobe.store.formats import read_parquet
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 
 _LONGEST = 60
+_SHORT = reprlib.Repr()
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a character beyond U+FFFF, which JSON can spell and no other text can hold."""
@@ -63,22 +65,29 @@ class Record:
     def cell(self, column: str, named: str = "") -> Any:
         """A cell that must be there, if only empty; `named` is what the sentence calls it."""
         if column not in self.cells:
-            found = shortened(", ".join(map(str, self.cells)), _LONGEST) or "nothing"
+            names = ", ".join(map(str, self.cells)).encode("utf-8", "backslashreplace").decode()
+            found = shortened(names, _LONGEST) or "nothing"
             raise BadConfig(f"{self.where}: no {named or f'`{column}`'}, found {found}; give {self.columns.needed}.")
         return self.cells[column]
 
     def task_id(self, column: str) -> str:
-        """A cell that names a task. Whole numbers are taken as text; numpy's strings cannot hold a NUL at their end."""
+        """A cell that names a task. Whole numbers are taken as text.
+
+        The only white space is single spaces within: two ids that look alike are the same, and a tab can stand between
+        two ids. Numpy's strings cannot hold a NUL at their end.
+        """
         value = self.cell(column)
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if not isinstance(text, str) or not text.strip() or "\0" in text:
             raise self.refusal(column, "a task id (text that is not blank, or a whole number)")
+        if text != " ".join(text.split()):
+            raise self.refusal(column, "a task id without white space but single spaces between words")
         return text
 
     def refusal(self, column: str, expected: str) -> BadConfig:
         """The error for a cell that is not what was expected."""
         value = self.cells[column]
-        shown = "nothing" if value is None else repr(value)[:_LONGEST]
+        shown = "nothing" if value is None else _shown(value)
         return BadConfig(f"{self.where}: `{column}` is {shown}, expected {expected}; correct or remove the row.")
 
 
@@ -99,11 +108,16 @@ def read_records(path: Path, columns: Columns) -> Iterator[Record]:
         record = Record(f"{path.name} row {row}", cells, columns)
         for column in columns.texts:
             value = cells.get(column)
-            if isinstance(value, str) and _HALF.search(value):
+            if any(isinstance(text, str) and _HALF.search(text) for text in (value if isinstance(value, list) else [value])):
                 raise record.refusal(column, "whole characters and no half of one")
         yield record
     if empty:
         raise BadConfig(f"{path.name}: holds no {columns.of}, expected a row for each; check how it was written.")
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value as Python spells it; one that is nested deeply is not followed down."""
+    return (repr(value) if isinstance(value, str) else _SHORT.repr(value))[:_LONGEST]
 
 
 def _either(words: Sequence[str]) -> str:
