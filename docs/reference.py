@@ -63,7 +63,12 @@ def settings() -> str:
         parts += [f"## {', '.join(f'`{p}`' for p in (path, *more)) if path else 'The study'}"]
         parts += _paragraphs(block.__doc__ or "")
         parts += [f"The same keys stand in {' and '.join(f'`{p}`' for p in more)}."] if more else []
-        parts.append(_list("", [(f"`{key}`", _setting(key, f, block not in items)) for key, f in fields.items() if inner(f) is None]))
+        parts.append(
+            _list(
+                "",
+                [(f"`{key}`", _setting(key, f, block not in items)) for key, f in fields.items() if inner(f) is None],
+            )
+        )
         nested = [(f"`{key}`", _block(f)) for key, f in fields.items() if inner(f) is not None]
         parts += ["Blocks of their own:", _list(None, nested)] if nested else []
     return "\n\n".join(parts)

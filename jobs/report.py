@@ -44,6 +44,8 @@ def collect(job: Job) -> Results:
         model_name=names["model"],
         model_card={**card, "n_layers": about["n_layers"], "d": about["d"]},
         steps=[_step(job, node) for node in job.node.reads],
+        too_long=job.json("tasks", "tasks.json")["too_long"],
+        merged=job.json("topics", "topics.json")["merged"],
         topics=dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),
         texts=dict(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True)),
         measure={s: job.json(f"measure.{s}", "measure.json") for s in sets},

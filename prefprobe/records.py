@@ -73,15 +73,15 @@ class Record:
     def task_id(self, column: str) -> str:
         """A cell that names a task. Whole numbers are taken as text.
 
-        The only white space is single spaces within: two ids that look alike are the same, and a tab can stand between
-        two ids. Numpy's strings cannot hold a NUL at their end.
+        No white space stands around it, so that ids that look alike are the same, and no tab within, which separates two
+        ids in the rows of features. Numpy's strings cannot hold a NUL at their end.
         """
         value = self.cell(column)
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if not isinstance(text, str) or not text.strip() or "\0" in text:
             raise self.refusal(column, "a task id (text that is not blank, or a whole number)")
-        if text != " ".join(text.split()):
-            raise self.refusal(column, "a task id without white space but single spaces between words")
+        if text != text.strip() or "\t" in text:
+            raise self.refusal(column, "a task id without white space around it and without tabs")
         return text
 
     def refusal(self, column: str, expected: str) -> BadConfig:
@@ -108,7 +108,9 @@ def read_records(path: Path, columns: Columns) -> Iterator[Record]:
         record = Record(f"{path.name} row {row}", cells, columns)
         for column in columns.texts:
             value = cells.get(column)
-            if any(isinstance(text, str) and _HALF.search(text) for text in (value if isinstance(value, list) else [value])):
+            if any(
+                isinstance(text, str) and _HALF.search(text) for text in (value if isinstance(value, list) else [value])
+            ):
                 raise record.refusal(column, "whole characters and no half of one")
         yield record
     if empty:

@@ -16,11 +16,12 @@ from prefprobe.features.encoder_files import Encoder, read_encoder
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.prompts import PromptLengths, compiled
 from prefprobe.settings import ModelSettings
-from prefprobe.sources import cache_root, local_path
+from prefprobe.sources import SMALL_FILES, cache_root, fetch, local_path
 
 _HASHED = 1 << 30
 """Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -37,14 +38,16 @@ class ModelFacts:
     """Bytes that are read to load it."""
     n_layers: int | None
     d: int | None
+    context: int | None
+    """Tokens that a prompt may have; also None if there is no limit."""
 
 
-def model_facts(settings: ModelSettings) -> ModelFacts:
-    """What the files of `settings.source` on this machine say. Nothing is downloaded, written or loaded.
+def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts:
+    """What the files of `settings.source` on this machine say, or those at `path`. Nothing is downloaded or loaded.
 
     Raises BadConfig for a source that is neither here nor a hub id, and for files that cannot be read.
     """
-    path = local_path(settings.source) or _downloaded(settings.source, settings.revision)
+    path = path or local_path(settings.source) or _downloaded(settings.source, settings.revision)
     found = {} if path is None else _of_gguf(path) if path.is_file() else _of_folder(path)
     special = found.get("special", {})
     template = compiled(found["template"], special) if found.get("template") else None
@@ -59,7 +62,13 @@ def model_facts(settings: ModelSettings) -> ModelFacts:
         weights=found.get("weights") or by_type,
         n_layers=found.get("n_layers"),
         d=found.get("d"),
+        context=found.get("context"),
     )
+
+
+def pinned_facts(settings: ModelSettings, revision: str) -> ModelFacts:
+    """The same of one revision, whose files but the weights are downloaded. Raises also TemporaryFailure, as `fetch` does."""
+    return model_facts(settings, fetch(settings.source, revision, SMALL_FILES))
 
 
 def encoder_facts(source: str) -> Encoder | None:
@@ -87,10 +96,29 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         "weights": weights,
         "n_layers": config.get("num_hidden_layers"),
         "d": config.get("hidden_size"),
+        "context": _context(config),
         "tokenizer": _tokenizer(folder / "tokenizer.json"),
         "template": template if isinstance(template, str) else None,
         "special": {name: value for name, value in special.items() if isinstance(value, str)},
     }
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    """The most tokens that a configuration allows; None without a limit, as where attention is biased by distance (ALiBi).
+
+    Where frequencies change with the length of the longest prompt in a pass (`dynamic`, `longrope`), a prompt's numbers
+    would depend on its neighbours beyond the length that the model was first trained on: that is the limit.
+    """
+    if config.get("alibi"):
+        return None
+    limit = next((int(config[name]) for name in _POSITIONS if config.get(name)), None)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    for one in (rope, *(r for r in rope.values() if isinstance(r, dict))):  # of all layers, or by their kind
+        kind = str(one.get("rope_type") or one.get("type"))
+        if "dynamic" in kind or kind == "longrope":
+            first = one.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+            limit = int(first) if first else limit
+    return limit
 
 
 def _of_gguf(path: Path) -> dict[str, Any]:
@@ -107,6 +135,7 @@ def _of_gguf(path: Path) -> dict[str, Any]:
         "weights": header.parameters * BYTES["float32"],  # as which a run converts it
         "n_layers": header.of_architecture("block_count"),
         "d": header.of_architecture("embedding_length"),
+        "context": header.of_architecture("context_length"),
         "tokenizer": header.tokenizer(),
         "template": header.metadata.get("tokenizer.chat_template"),
         "special": {f"{name}_token": header.token(name) for name in ("bos", "eos")},

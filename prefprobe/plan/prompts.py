@@ -40,6 +40,13 @@ class PromptLengths:
         encoded = self.tokenizer.encode_batch_fast([self._shown(*p) for p in some], add_special_tokens=not self.chat)
         return sum(map(len, encoded)) / len(some) + self.assumed
 
+    def counts(self, prompts: Sequence[Prompt], answer: str = "") -> list[int] | None:
+        """Tokens of each prompt with the beginning of an answer; None if tokenizer or template are not here."""
+        if self.tokenizer is None or (self.chat and self.template is None):
+            return None
+        shown = [self._shown(*p) + answer for p in prompts]
+        return [len(e) for e in self.tokenizer.encode_batch_fast(shown, add_special_tokens=not self.chat)]
+
     @property
     def assumed(self) -> int:
         """Tokens added to every prompt for a chat template that is not here."""

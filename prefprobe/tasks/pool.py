@@ -19,6 +19,7 @@ DEMO = Path(__file__).parent / "demo.jsonl"
 
 _ENDLESS = (math.inf, -math.inf)
 
+
 @dataclass(frozen=True)
 class Task:
     """One prompt that a model could be given."""

@@ -26,8 +26,8 @@ def sample_sets(pool: Mapping[str, str], n_train: int, n_eval: int, seed: int) -
         first.setdefault(" ".join(pool[id_].split()).casefold(), id_)
     if len(first) < n_train + n_eval:
         raise BadConfig(
-            f"tasks: {n_train} train and {n_eval} eval tasks were asked for, and the sources hold {len(first)} distinct "
-            "texts; lower `tasks.n_train` or `tasks.n_eval`, or add sources."
+            f"tasks: {n_train} train and {n_eval} eval tasks were asked for, and there are {len(first)} distinct texts to "
+            "draw from; lower `tasks.n_train` or `tasks.n_eval`, or add sources."
         )
     rng = np.random.default_rng([seed, 1])
     # every task gets its quantile within its own block; cutting the merged order then cuts each block in proportion

@@ -98,6 +98,8 @@ def study(
              "outputs": {"measure.json": 2048, "utilities.parquet": 123456 * k}}
             for k, node in enumerate(["tasks", "topics", *steps, "shift"])
         ],
+        too_long=0,
+        merged={},
         topics=topic_of,
         texts={i: f"Do the {topic_of[i]} task number {i} carefully, and explain every step you take." for i in ids},
         measure={name: measured(name, len(of)) for name, of in sets.items()},
