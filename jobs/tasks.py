@@ -29,8 +29,6 @@ def run(job: Job) -> Outputs:
 
 
 def _say_unchecked(job: Job, facts: ModelFacts) -> None:
-    unknown = (
-        "its configuration says no limit" if facts.context is None else "its tokenizer or chat template is not there"
-    )
+    unknown = "no limit is known" if facts.context is None else "its tokenizer or chat template cannot be read here"
     if facts.context is None or facts.lengths.counts([]) is None:
         job.progress.line(f"{job.node.id}: prompts are not held against the context of {facts.name}: {unknown}")

@@ -23,31 +23,28 @@ def too_long(
     alone = model.lengths.counts([(tasks[id_], None) for id_ in ids])
     if model.context is None or alone is None:
         return [], ""
-    longest = _longest(model, model.context, prompted)
-    order = [id_ for _, id_ in sorted(zip(alone, ids, strict=True))]  # the shortest first
-    alone = sorted(alone)
+    limit, longest = model.context, _longest(model, model.context, prompted)
+    order = sorted(zip(alone, ids, strict=True))  # the shortest first
 
-    def prompt(k: int) -> tuple[int, str]:
-        """Tokens of the longest prompt that the k-th task has with the shorter ones, and what it is."""
-        found = [(alone[k], "its prompt")]
-        if stimulus is not None:
-            text = tasks[order[k]]
-            if k > 0:
-                other = order[k - 1]
-                found.append((_choice(model, stimulus, text, tasks[other], None), f"a choice between it and {other}"))
-            if longest is not None:
-                under = f"a choice between it and {longest.task_id} under the system prompt {longest.prompt_id}"
-                found.append((_choice(model, stimulus, text, longest.text, longest.prompt), under))
-        return max(found)
+    def beyond(k: int) -> tuple[int, str] | None:
+        """Tokens of a prompt that the k-th task would have with shorter ones, and what it is; None if all fit."""
+        tokens, id_ = order[k]
+        found = [(tokens, "its prompt")]
+        if stimulus is not None and k > 0:
+            other = order[k - 1][1]
+            tokens = _choice(model, stimulus, tasks[id_], tasks[other], None)
+            found.append((tokens, f"a choice between it and {other}"))
+        if stimulus is not None and longest is not None:
+            tokens = _choice(model, stimulus, tasks[id_], longest.text, longest.prompt)
+            under = f"a choice between it and {longest.task_id} under the system prompt {longest.prompt_id}"
+            found.append((tokens, under))
+        return next((prompt for prompt in found if prompt[0] > limit), None)
 
-    limit = model.context
-    fit = bisect_left(range(len(order)), True, key=lambda k: prompt(k)[0] > limit)
-    if fit == len(order):
+    left_out = [id_ for _, id_ in order[bisect_left(range(len(order)), True, key=lambda k: beyond(k) is not None) :]]
+    if not left_out or (worst := beyond(len(order) - 1)) is None:
         return [], ""
-    tokens, what = prompt(len(order) - 1)
-    return order[
-        fit:
-    ], f"task {order[-1]}: {what} takes {tokens:,} tokens, and the context of {model.name} is {limit:,}"
+    said = f"task {left_out[-1]}: {worst[1]} takes {worst[0]:,} tokens, and the context of {model.name} is {limit:,}"
+    return left_out, said
 
 
 def _longest(model: ModelFacts, limit: int, prompted: Sequence[PromptedTask]) -> PromptedTask | None:
