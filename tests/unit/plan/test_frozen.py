@@ -148,7 +148,7 @@ def test_of_an_endpoint_only_the_activations_are_counted() -> None:
 
 def test_a_shift_task_among_the_measured_ones_is_refused_before_they_are_measured() -> None:
     rows = [PromptedTask("p", "t00", "x", "y")]
-    with pytest.raises(BadConfig, match="^shift task t00: the same id"):
+    with pytest.raises(BadConfig, match=r"^shift task t00: the same id"):
         freeze(config("tasks.n_train=30"), pool(), {"model": words(None)}, rows)
 
 
