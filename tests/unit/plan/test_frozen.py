@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.config import load_config
-from prefprobe.errors import BadConfig
+from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.plan.context import too_long
 from prefprobe.plan.frozen import freeze, freeze_topics
-from prefprobe.plan.model import ModelFacts, model_facts
+from prefprobe.plan.model import ModelFacts, model_facts, pinned_facts
 from prefprobe.plan.prompts import PromptLengths, compiled
 from prefprobe.probes.crosstopic import MIN_TOPIC_TASKS
 from prefprobe.settings import Config, ModelSettings
@@ -190,6 +192,33 @@ def test_the_context_is_what_the_configuration_says(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert model_facts(ModelSettings(source=str(tmp_path))).context == context
+
+
+def test_of_a_model_on_the_hub_the_small_files_of_the_pinned_revision_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "model-1.safetensors",
+        "x.bin",
+    )
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    asked: list[tuple[str, str, set[str]]] = []
+
+    def snapshot_download(source: str, *, revision: str, allow_patterns: list[str]) -> str:
+        asked.append((source, revision, {name for name in files if any(map(partial(fnmatch, name), allow_patterns))}))
+        if source == "lab/gone":
+            raise OSError("no network")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert pinned_facts(ModelSettings(source="lab/model", revision="main"), "c" * 40).context == 4096
+    assert asked == [("lab/model", "c" * 40, set(files[:4]))]
+    with pytest.raises(TemporaryFailure, match=r"^lab/gone@c+ could not be downloaded"):
+        pinned_facts(ModelSettings(source="lab/gone"), "c" * 40)
 
 
 def topics(n: dict[str, tuple[int, int]], *overrides: str) -> tuple[dict[str, str], dict[str, int]]:
