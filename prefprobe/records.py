@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import re
-import reprlib
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from prefprobe.store.formats import read_parquet
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 
 _LONGEST = 60
-_SHORT = reprlib.Repr()
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a character beyond U+FFFF, which JSON can spell and no other text can hold."""
@@ -87,7 +85,7 @@ class Record:
     def refusal(self, column: str, expected: str) -> BadConfig:
         """The error for a cell that is not what was expected."""
         value = self.cells[column]
-        shown = "nothing" if value is None else _shown(value)
+        shown = "nothing" if value is None else repr(value)[:_LONGEST]
         return BadConfig(f"{self.where}: `{column}` is {shown}, expected {expected}; correct or remove the row.")
 
 
@@ -115,11 +113,6 @@ def read_records(path: Path, columns: Columns) -> Iterator[Record]:
         yield record
     if empty:
         raise BadConfig(f"{path.name}: holds no {columns.of}, expected a row for each; check how it was written.")
-
-
-def _shown(value: Any) -> str:
-    """The beginning of a value as Python spells it; one that is nested deeply is not followed down."""
-    return (repr(value) if isinstance(value, str) else _SHORT.repr(value))[:_LONGEST]
 
 
 def _either(words: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ A source is `demo` (the packaged set), a file, or a file in the store (`store:KE
 """
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from prefprobe.store.objects import ObjectStore
 
 DEMO = Path(__file__).parent / "demo.jsonl"
 
-_ENDLESS = (math.inf, -math.inf)
+_NO_TEXT = ("nan", "NaN", "inf", "-inf")
+"""Numbers that are none, also as text: what is left of an empty cell when a table is written so."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,10 @@ def _text(record: Record, column: str) -> str:
 
 
 def _label(record: Record, column: str, *, required: bool) -> str | None:
-    """A topic or an origin, for which any plain value will do; None where the cell is blank, or not there and not required.
-
-    `nan` is what is left of an empty cell when a table is written as text.
-    """
+    """A topic or an origin, for which any plain value will do; None where the cell is blank, or not there and not required."""
     value = record.cell(column) if required else record.cells.get(column)
     if value is None:
         return None
-    if not isinstance(value, str | int | float) or str(value).strip().lower() == "nan" or value in _ENDLESS:
+    if not isinstance(value, str | int | float) or str(value).strip() in _NO_TEXT:
         raise record.refusal(column, "a text, or nothing")
     return str(value).strip() or None

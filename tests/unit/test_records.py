@@ -30,8 +30,9 @@ READERS: dict[str, tuple[Callable[[Path], Any], dict[str, str], str]] = {
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ['"', '""', "a,b", "l\nm", "\r", "\r\n", "\u2028", "\ufeff", "NA", "null", "7", " ", "\x85", "\0"]
 )
+labels = words.filter(lambda word: word.strip() not in ("nan", "NaN", "inf", "-inf"))
 tasks = st.lists(
-    st.fixed_dictionaries({"text": words.filter(str.strip), "topic": words, "origin": words}), min_size=1, max_size=5
+    st.fixed_dictionaries({"text": words.filter(str.strip), "topic": labels, "origin": labels}), min_size=1, max_size=5
 ).map(lambda rows: [{"id": f"t{i}", **row} for i, row in enumerate(rows)])
 
 

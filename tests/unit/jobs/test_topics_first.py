@@ -101,6 +101,23 @@ def test_what_cannot_be_tested_is_refused_before_anything_is_spent(
     assert {key.split("/")[1] for key in run.objects.list("steps/")} <= {"tasks"}
 
 
+def test_a_task_file_that_changed_since_the_run_began_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planted_study(tmp_path, monkeypatch, prefers, blocks={"model": weights(tmp_path / "model")})
+    path, said = (
+        tmp_path / "tasks.jsonl",
+        r"tasks\.jsonl has changed since run planted-\w+ was started; start a new run",
+    )
+    as_it_was = path.read_text()
+    for node in ("tasks", "topics"):
+        path.write_text(as_it_was + "\n")
+        with pytest.raises(BadConfig, match=said):
+            run.execute(run.nodes[node], Progress())
+        path.write_text(as_it_was)
+        run.execute(run.nodes[node], Progress())
+
+
 def test_merged_topics_are_said_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted_study(tmp_path, monkeypatch, prefers)
     rare = {"math-00": "sums", "math-01": "sets", "math-02": "sums", "math-03": "sets", "math-04": "sets"}

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -93,6 +95,22 @@ def test_the_longest_prompt_is_said(tasks: dict[str, int], context: int, rows: l
     texts = {id_: task(id_, n) for id_, n in tasks.items()}
     tokens = asked(texts["a"], rows[1].text, rows[1].prompt) if rows else asked(texts["a"], texts["b"])
     assert too_long(texts, words(context), STIMULUS, rows)[1] == said.format(tokens)
+
+
+class _Uneven(PromptLengths):
+    """One order of a pair takes more tokens, as it may where tokens reach over the edge of a text."""
+
+    def counts(self, prompts: Sequence[tuple[str, str | None]], answer: str = "") -> list[int] | None:
+        return [len(text) + (8 if text.find("bb") > text.find("aa") >= 0 else 0) for text, _ in prompts]
+
+
+@pytest.mark.parametrize("texts", [("aa", "bb"), ("bb", "aa")])
+def test_both_orders_of_a_pair_are_counted(texts: tuple[str, str]) -> None:
+    tasks = dict(zip("xy", texts, strict=True))
+    most = len(STIMULUS.message(*texts)) + 8
+    model = ModelFacts("m", _Uneven(), None, False, None, None, None, most - 1)
+    assert too_long(tasks, model, STIMULUS, [])[0] == ["y"]
+    assert too_long(tasks, replace(model, context=most), STIMULUS, [])[0] == []
 
 
 def test_a_shift_task_that_does_not_fit_alone_is_refused() -> None:

@@ -174,6 +174,8 @@ def test_ids_made_of_texts_are_the_same_in_any_file_and_order(tmp_path: Path) ->
     named = write_jsonl(tmp_path / "named.jsonl", [{"id": text_id("Question 0?"), "text": "another"}])
     with pytest.raises(BadConfig, match=r"named\.jsonl row 1: the id '\w+' stands already in one\.jsonl row 1"):
         read_tasks([TaskSource(path=str(one), id=None, text="q"), named])
+    with pytest.raises(BadConfig, match=r"one\.jsonl row 1: the id '\w+' stands already in named\.jsonl row 1"):
+        read_tasks([named, TaskSource(path=str(one), id=None, text="q")])
 
 
 pools = st.integers(30, 200).map(lambda n: {f"t{i:03d}": f"text {i}" for i in range(n)})
