@@ -69,8 +69,13 @@ LEAVES = {
             *_given("--text", "{preset}", "--set", "{set}", "--run", "{run}", "--out", "/data/out"),
         ),
     ),
-    "tasks": Leaf("freezes disjoint train and eval sets.", cpu="500m", memory="1Gi"),
-    "topics": Leaf("gives every task its topic.", cpu="500m", memory="1Gi", network="api"),
+    "tasks": Leaf(
+        "freezes disjoint train and eval sets, whose prompts fit into the models' contexts.",
+        cpu="500m",
+        memory="1Gi",
+        network="hub",
+    ),
+    "topics": Leaf("gives every task its topic; nothing is measured before.", cpu="500m", memory="1Gi", network="api"),
     "measure": _with_model(
         "measures choices under active learning and fits utilities; nodes measure.train and measure.eval."
     ),
@@ -195,11 +200,11 @@ def _fan_out() -> list[str]:
 
 def _waits() -> dict[str, list[str]]:
     """{template: those that it waits for}: who waits for one template of a step waits for all of them."""
-    reads: dict[str, set[str]] = {name: set() for name in TEMPLATES}
+    waits: dict[str, set[str]] = {name: set() for name in TEMPLATES}
     for nodes in _graphs():
         for node in nodes.values():
-            reads[node.template] |= {nodes[name].step.name for name in node.reads} - {node.step.name}
-    return {name: [t.name for t in TEMPLATES.values() if t.step.name in reads[name]] for name in TEMPLATES}
+            waits[node.template] |= {nodes[name].step.name for name in (*node.reads, *node.after)} - {node.step.name}
+    return {name: [t.name for t in TEMPLATES.values() if t.step.name in waits[name]] for name in TEMPLATES}
 
 
 if __name__ == "__main__":

@@ -68,12 +68,18 @@ def _paragraphs(text: str) -> list[str]:
 def settings() -> str:
     """Every setting by its block: type, default, what it means, and the variable that overrides it."""
     parts = []
+    items = {item(field) for block, _ in blocks() for field in block.model_fields.values()}
     for block, (path, *more) in blocks():
         fields = {f"{path}.{name}".lstrip("."): field for name, field in block.model_fields.items()}
         parts += [f"## {', '.join(f'`{p}`' for p in (path, *more)) if path else 'The study'}"]
         parts += _paragraphs(block.__doc__ or "")
         parts += [f"The same keys stand in {' and '.join(f'`{p}`' for p in more)}."] if more else []
-        parts.append(_list("", [(f"`{key}`", _setting(key, f)) for key, f in fields.items() if inner(f) is None]))
+        parts.append(
+            _list(
+                "",
+                [(f"`{key}`", _setting(key, f, block not in items)) for key, f in fields.items() if inner(f) is None],
+            )
+        )
         nested = [(f"`{key}`", _block(f)) for key, f in fields.items() if inner(f) is not None]
         parts += ["Blocks of their own:", _list(None, nested)] if nested else []
     return "\n\n".join(parts)
@@ -86,7 +92,7 @@ def blocks() -> list[tuple[type[Any], list[str]]]:
     def visit(block: type[Any], path: str) -> None:
         found.setdefault(block, []).append(path)
         for name, field in block.model_fields.items():
-            below = inner(field)
+            below = inner(field) or item(field)
             if below is not None:
                 visit(below, f"{path}.{name}".lstrip("."))
 
@@ -100,22 +106,37 @@ def inner(field: FieldInfo) -> type[Settings] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
 
 
+def item(field: FieldInfo) -> type[Settings] | None:
+    """The class of the mappings in a field that is a list; no variable of the environment names one of their keys."""
+    if get_origin(field.annotation) is not list:
+        return None
+    kinds = _kinds(get_args(field.annotation)[0])
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    args = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _kinds(args[0])
+    return [kind for arg in args for kind in _kinds(arg)] if args else [annotation]
+
+
 def _block(field: FieldInfo) -> str:
     about = field.description or ""
     return f"{about[:1].upper()}{about[1:]}{'; null for none' if type(None) in get_args(field.annotation) else ''}."
 
 
-def _setting(key: str, field: FieldInfo) -> str:
+def _setting(key: str, field: FieldInfo, has_variable: bool) -> str:
     default = field.get_default(call_default_factory=True)
     start = (
         "required"
         if default is PydanticUndefined
         else f"default `{json.dumps(default, ensure_ascii=False, default=str)}`"
     )
-    variable = "PREFPROBE_" + key.upper().replace(".", "__")
+    variable = f" · `PREFPROBE_{key.upper().replace('.', '__')}`" if has_variable else ""
     kind = f"{_type(field.annotation)}{_bounds(field)}"
     about = field.description or ""
-    return f"{about[:1].upper()}{about[1:]}.\n{kind} · {start} · `{variable}`"
+    return f"{about[:1].upper()}{about[1:]}.\n{kind} · {start}{variable}"
 
 
 def _type(annotation: Any) -> str:
@@ -127,10 +148,10 @@ def _type(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_type(arg) for arg in args)
     if origin is list:
-        return f"list of {_type(args[0])}s"
+        return f"list of {_type(args[0]).replace(' or ', 's or ')}s"
     if origin is dict:
         return f"mapping from {_type(args[0])} to {_type(args[1])}"
-    return _WORDS[annotation]
+    return _WORDS.get(annotation, "mapping")
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -20,7 +20,7 @@ def main() -> None:
     run = pp.Run.open(options.store, options.run)
     tables = duckdb.connect()
     for name, node, file in (
-        ("tasks", "tasks", "tasks.parquet"),
+        ("topics", "topics", "topics.parquet"),
         ("utilities", "measure.train", "utilities.parquet"),
         ("choices", "measure.train", "choices.parquet"),
     ):
@@ -29,7 +29,7 @@ def main() -> None:
     print(f"run {run.id}: mean utility by topic")
     by_topic = """
         SELECT topic, count(*) AS n, round(avg(mu), 3) AS mean_mu
-        FROM utilities JOIN tasks ON tasks.id = utilities.task_id
+        FROM utilities JOIN topics ON topics.id = utilities.task_id
         GROUP BY topic ORDER BY mean_mu DESC
     """
     print(tables.sql(by_topic))

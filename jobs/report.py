@@ -37,13 +37,18 @@ def collect(job: Job) -> Results:
         if job.json("extract.base.0", "features.json")["family"] != about["family"]:
             names["base"] += ", other family"
     card = {"source": config.model.source, "revision": job.pins["model"], "adapter": config.model.adapter}
+    card |= {key: about[key] for key in ("n_layers", "d", "prompt")}
+    shards = [node for node in job.node.reads if node.startswith("extract.model.")]
+    alone = [said for said in (job.json(node, "features.json")["alone"] for node in shards) if said]
     return Results(
         run_id=job.run_id,
         config=config.model_dump(mode="json"),
         versions=versions(),
         model_name=names["model"],
-        model_card={**card, "n_layers": about["n_layers"], "d": about["d"]},
+        model_card={**card, "alone": alone[0] if alone else ""},
         steps=[_step(job, node) for node in job.node.reads],
+        too_long=job.json("tasks", "tasks.json")["too_long"],
+        merged=job.json("topics", "topics.json")["merged"],
         topics=dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),
         texts=dict(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True)),
         measure={s: job.json(f"measure.{s}", "measure.json") for s in sets},

@@ -1,13 +1,16 @@
 """Reads a preset and lays over it what the environment and the command line say.
 
 A preset is YAML. A value is overridden by the environment (`PREFPROBE_TRAIN__MAX_ROUNDS=2`) and above all by the command
-line (`--set train.max_rounds=2`). A key that does not exist is an error everywhere.
+line (`--set train.max_rounds=2`). A key that does not exist is an error everywhere. A layer that names another source of
+a model takes nothing of the source's own from below: its name and its revision.
 """
 
 import difflib
+import functools
 import os
 import re
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,11 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from prefprobe.errors import BadConfig
-from prefprobe.settings import Config
+from prefprobe.settings import Config, Settings
 from prefprobe.yaml_text import parse_yaml
+
+_OF_A_SOURCE = ("name", "revision")
+"""What a model's settings say of its source alone."""
 
 
 def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = None) -> Config:
@@ -30,7 +36,8 @@ def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = 
     unnamed = next((key for key in values if not isinstance(key, str)), None)
     if unnamed is not None:
         raise BadConfig(f"{preset}: the key {unnamed!r} is no name of a setting; correct it.")
-    values = _merged(values, _environment())
+    values = _laid_over(values, [_environment()])
+    given = []
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -38,8 +45,8 @@ def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = 
         nested = parse_yaml(value, f"--set {override}")
         for name in reversed(key.split(".")):
             nested = {name: nested}
-        values = _merged(values, nested)
-    return parse_config(values, str(preset))
+        given.append(nested)
+    return parse_config(_laid_over(values, given), str(preset))
 
 
 def parse_config(values: Mapping[str, Any], origin: str) -> Config:
@@ -78,6 +85,18 @@ def _environment() -> dict[str, Any]:
         ) from error
 
 
+def _laid_over(below: Mapping[str, Any], layer: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`below` with the mappings of one layer over it, in their order."""
+    layer = list(layer)
+    both = functools.reduce(_merged, layer, dict(below))
+    for block in ("model", "base"):
+        old, new = below.get(block), both.get(block)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("source") != new.get("source"):
+            given = {key for over in layer if isinstance(over.get(block), Mapping) for key in over[block]}
+            both[block] = {key: value for key, value in new.items() if key in given or key not in _OF_A_SOURCE}
+    return both
+
+
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
@@ -88,14 +107,23 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
+def _blocks(annotation: Any) -> Iterator[type[Settings]]:
+    """The classes of settings that values of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _blocks(inner)
+
+
 def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    location = tuple(part for part in location if not str(part).startswith("("))  # a tag: which form of a value it is
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
         message = message.removeprefix("Value error, ")
         return f"`{key}`: {message[0].lower()}{message[1:]}"
     fields: Any = Config
     for part in location[:-1]:
-        annotation = fields.model_fields[str(part)].annotation
-        fields = next((a for a in getattr(annotation, "__args__", ()) if isinstance(a, type)), annotation)
+        if isinstance(part, str):  # a number is a place in a list
+            fields = next(iter(_blocks(fields.model_fields[part].annotation)))
     near = difflib.get_close_matches(str(location[-1]), fields.model_fields, n=1)
     return f"`{key}` is not a setting" + (f" (did you mean `{near[0]}`?)" if near else "")

@@ -65,16 +65,23 @@ class Record:
     def cell(self, column: str, named: str = "") -> Any:
         """A cell that must be there, if only empty; `named` is what the sentence calls it."""
         if column not in self.cells:
-            found = shortened(", ".join(map(str, self.cells)), _LONGEST) or "nothing"
+            names = ", ".join(map(str, self.cells)).encode("utf-8", "backslashreplace").decode()
+            found = shortened(names, _LONGEST) or "nothing"
             raise BadConfig(f"{self.where}: no {named or f'`{column}`'}, found {found}; give {self.columns.needed}.")
         return self.cells[column]
 
     def task_id(self, column: str) -> str:
-        """A cell that names a task. Whole numbers are taken as text; numpy's strings cannot hold a NUL at their end."""
+        """A cell that names a task. Whole numbers are taken as text.
+
+        No white space stands around it, so that ids that look alike are the same, and no tab within, which separates two
+        ids in the rows of features. Numpy's strings cannot hold a NUL at their end.
+        """
         value = self.cell(column)
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         if not isinstance(text, str) or not text.strip() or "\0" in text:
             raise self.refusal(column, "a task id (text that is not blank, or a whole number)")
+        if text != text.strip() or "\t" in text:
+            raise self.refusal(column, "a task id without white space around it and without tabs")
         return text
 
     def refusal(self, column: str, expected: str, step: str = "correct or remove the row") -> BadConfig:
@@ -102,7 +109,9 @@ def read_records(path: Path, columns: Columns) -> Iterator[Record]:
         record = Record(f"{path.name} row {row}", cells, columns)
         for column in columns.texts:
             value = cells.get(column)
-            if isinstance(value, str) and _HALF.search(value):
+            if any(
+                isinstance(text, str) and _HALF.search(text) for text in (value if isinstance(value, list) else [value])
+            ):
                 raise record.refusal(column, "whole characters and no half of one")
         yield record
     if empty:

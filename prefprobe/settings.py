@@ -8,7 +8,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -86,16 +86,54 @@ class ModelSettings(Settings):
         return self
 
 
+class TaskSource(Settings):
+    """A file of tasks, and what its columns are called."""
+
+    path: str = Field(description="as a source that is text")
+    id: str | None = Field(default="id", description="null: ids are made from the texts")
+    text: str = Field(default="text", description="a list, as of turns, is read as its first text")
+    topic: str = Field(default="topic", description="must be there if it is called otherwise")
+    origin: str = Field(default="origin", description="as topic")
+
+
+def _form(source: object) -> str | None:
+    return "(text)" if isinstance(source, str) else "(mapping)" if isinstance(source, dict | TaskSource) else None
+
+
 class TaskSettings(Settings):
     """Which tasks there are, and how many are measured."""
 
-    sources: list[str] = Field(
+    sources: list[
+        Annotated[
+            Annotated[str, Tag("(text)")] | Annotated[TaskSource, Tag("(mapping)")],
+            Discriminator(
+                _form, custom_error_type="form", custom_error_message="a source is a text, or a mapping with `path`"
+            ),
+        ]
+    ] = Field(
         default=["demo"],
         min_length=1,
-        description="`demo`, a JSONL, CSV or Parquet file with id and text, or store:KEY",
+        description="`demo`, a JSONL, CSV or Parquet file, or store:KEY, with id and text; or {path, id, text, topic, "
+        "origin}, where the last four name its columns",
     )
     n_train: int = Field(ge=10, description="tasks that probes are trained on")
     n_eval: int = Field(ge=10, description="other tasks: half select penalty and layer, half are reported on")
+    too_long: Literal["refuse", "drop"] = Field(
+        default="refuse", description="what is done with tasks whose prompts are beyond a model's context"
+    )
+
+    @property
+    def files(self) -> list[TaskSource]:
+        """The sources, each with the names of its columns."""
+        return [TaskSource(path=source) if isinstance(source, str) else source for source in self.sources]
+
+
+class TopicSettings(Settings):
+    """How topics are used."""
+
+    min_tasks: int = Field(
+        default=1, ge=1, description="topics with fewer train tasks are merged into one, `other`; 1 merges none"
+    )
 
 
 _ENGINES_OWN = frozenset(
@@ -379,6 +417,7 @@ class Config(BaseSettings):
     untrained: bool = Field(default=True, description="control: the same architecture with untrained weights")
     random_features: bool = Field(default=True, description="control: features that know nothing of the tasks")
     tasks: TaskSettings = Field(description="what there is to choose from")
+    topics: TopicSettings = Field(default=TopicSettings(), description="how topics are used")
     choices: ChoiceSettings = Field(default=ChoiceSettings(), description="how a choice is made")
     train: ActiveLearningSettings = Field(description="how the train tasks are measured")
     eval: ActiveLearningSettings = Field(description="how the eval tasks are measured")

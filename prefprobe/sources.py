@@ -17,8 +17,8 @@ from prefprobe.store.objects import ObjectStore
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _READ_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-SMALL_FILES = ("*.json",)
-"""What says of an encoder how it is read: its settings and its tokenizer, not its weights."""
+SMALL_FILES = ("*.json", "*.jinja")
+"""What says of a model or an encoder how it is read: its settings, tokenizer and chat template, not its weights."""
 _REMEMBER_ABOVE = 16 << 20  # bytes; the digest of a larger file is remembered by path, size and time of change
 
 

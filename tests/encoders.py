@@ -134,7 +134,7 @@ def study_of(**encoders: str) -> Config:
             "name": "encoders",
             "model": {"source": next(iter(encoders.values()))},
             "encoders": encoders,
-            "tasks": {"sources": ["demo"], "n_train": 24, "n_eval": 12},
+            "tasks": {"sources": ["demo"], "n_train": 48, "n_eval": 12},
             "train": few,
             "eval": few,
             "shift": {"comparisons": 3},

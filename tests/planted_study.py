@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ Says = Callable[[Question], float | str]
 """What an engine answers: a logit, or the outcome of a sampled answer."""
 Mass = Callable[[Question], float]
 """The label mass of a logit."""
+PROMPT = {"chat": True, "template": {}, "merged": False, "folded": False, "closing": None}
+"""How prompts would be made."""
 PART = 64
 """Answers between two saves."""
 
@@ -41,7 +43,7 @@ class PlantedEngine:
     def __init__(self, says: Says, *, exact: bool, mass: Mass) -> None:
         self.says, self.exact, self.mass = says, exact, mass
         self.name = "exact-planted" if exact else "sampled-planted"
-        self.about: dict[str, Any] = {}
+        self.about: dict[str, Any] = {"prompt": PROMPT}
         self.identity: dict[str, Any] = {"engine": self.name}
 
     def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
@@ -144,6 +146,7 @@ class _Model:
 
     def __init__(self, trained: bool) -> None:
         self.trained = trained
+        self.prompts = SimpleNamespace(describe=lambda: PROMPT)
 
 
 def _activations(model: _Model, rows: Sequence[tuple[str, str, str | None]], layer: int) -> np.ndarray:
@@ -174,7 +177,9 @@ def _plant(monkeypatch: pytest.MonkeyPatch, engine: PlantedEngine) -> None:
         return random_features(np.array(texts), 8, 1)
 
     vars(loading).update(load_model=load_model)
-    vars(extraction).update(extract=extract, layer_numbers=lambda fractions, n: sorted({int(f * n) for f in fractions}))
+    vars(extraction).update(
+        ALONE="alone.json", extract=extract, layer_numbers=lambda fractions, n: sorted({int(f * n) for f in fractions})
+    )
     vars(local).update(LocalEngine=lambda *_, **__: engine)
     for name, module in (
         ("activations.loading", loading),

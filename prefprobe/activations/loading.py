@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.activations.adapters import merged
+from prefprobe.activations.context import context_of
 from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
@@ -98,7 +99,7 @@ class LoadedModel:
     @property
     def context(self) -> int | None:
         """Tokens that a prompt may have; None where the architecture knows no limit."""
-        return None
+        return context_of(self.backbone.config.to_dict())
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final hidden states (n, d) → logits (n, vocabulary) float64, by all that the model itself does after its blocks.

@@ -23,6 +23,10 @@ class Results:
     """source, revision, n_layers (blocks), d (width), adapter."""
     steps: list[dict[str, Any]]
     """For each node that the report reads: node, step, key, seconds, outputs {name: bytes}, versions."""
+    too_long: int
+    """Tasks that were dropped, as they are beyond a model's context."""
+    merged: dict[str, int]
+    """Train tasks of each topic that was merged with other small ones."""
     topics: dict[str, str]
     """Topic by task id."""
     texts: dict[str, str]

@@ -30,6 +30,8 @@ def _choices(study: Study) -> Iterator[str]:
     config = study.config
     if study.untold:
         yield f"{study.untold} tasks have no topic: the step topics stops there; add a `topic` column to the task file."
+    if study.too_long:
+        yield f"{count(study.too_long)} tasks are beyond a model's context and are dropped (tasks.too_long)."
     yield (
         "Pairs: the least if active learning converges after its second round, the most if no round does; requests, "
         "tokens, dollars, hours and storage are for the most. Each pair is asked in both orders."

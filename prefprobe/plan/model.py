@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from prefprobe.activations.context import context_of
 from prefprobe.activations.templates import chosen, read_by, renderer
 from prefprobe.activations.turns import Turns
 from prefprobe.errors import BadConfig
@@ -19,7 +20,7 @@ from prefprobe.features.encoder_files import Encoder, read_encoder
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.prompts import PromptLengths
 from prefprobe.settings import ModelSettings
-from prefprobe.sources import cache_root, local_path
+from prefprobe.sources import SMALL_FILES, cache_root, fetch, local_path
 
 _HASHED = 1 << 30
 """Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""
@@ -40,15 +41,17 @@ class ModelFacts:
     """Bytes that are read to load it."""
     n_layers: int | None
     d: int | None
+    context: int | None
+    """Tokens that a prompt may have; also None if there is no limit."""
 
 
-def model_facts(settings: ModelSettings) -> ModelFacts:
-    """What the files of `settings.source` on this machine say. Nothing is downloaded, written or loaded.
+def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts:
+    """What the files of `settings.source` on this machine say, or those at `path`. Nothing is downloaded or loaded.
 
     Raises BadConfig for a source that is neither here nor a hub id, for files that cannot be read, and for a chat template
     that a run would refuse.
     """
-    path = local_path(settings.source) or _downloaded(settings.source, settings.revision)
+    path = path or local_path(settings.source) or _downloaded(settings.source, settings.revision)
     found = {} if path is None else _of_gguf(path) if path.is_file() else _of_folder(path)
     counted = found.get("parameters")
     parameters = _parameters_by_name(settings.source) if counted is None else counted
@@ -61,7 +64,13 @@ def model_facts(settings: ModelSettings) -> ModelFacts:
         weights=found.get("weights") or by_type,
         n_layers=found.get("n_layers"),
         d=found.get("d"),
+        context=found.get("context"),
     )
+
+
+def pinned_facts(settings: ModelSettings, revision: str) -> ModelFacts:
+    """The same of one revision, whose files but the weights are downloaded. Raises also TemporaryFailure, as `fetch` does."""
+    return model_facts(settings, fetch(settings.source, revision, SMALL_FILES))
 
 
 def encoder_facts(source: str) -> Encoder | None:
@@ -98,6 +107,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         "weights": weights,
         "n_layers": config.get("num_hidden_layers"),
         "d": config.get("hidden_size"),
+        "context": context_of(config),
         "tokenizer": _tokenizer(folder / "tokenizer.json"),
         "templates": _templates(folder, said.get("chat_template")),
         "special": {name: value for name, value in special.items() if isinstance(value, str)},
@@ -128,6 +138,7 @@ def _of_gguf(path: Path) -> dict[str, Any]:
         "weights": header.parameters * BYTES["float32"],  # as which a run converts it
         "n_layers": header.of_architecture("block_count"),
         "d": header.of_architecture("embedding_length"),
+        "context": header.of_architecture("context_length"),
         "tokenizer": header.tokenizer(),
         "templates": header.metadata.get("tokenizer.chat_template"),
         "special": {f"{name}_token": header.token(name) for name in ("bos", "eos")},

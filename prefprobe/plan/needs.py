@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.features.encoder_files import Encoder
+from prefprobe.plan.frozen import freeze, freeze_topics
 from prefprobe.plan.model import ModelFacts, encoder_facts, model_facts
 from prefprobe.plan.prompts import Prompt
 from prefprobe.settings import ActiveLearningSettings, Config
-from prefprobe.shift.behaviour import comparison_tasks
-from prefprobe.shift.prompted import PromptedTask, check_disjoint, prompted_tasks
+from prefprobe.shift.prompted import PromptedTask, prompted_tasks
 from prefprobe.sources import local_path
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import TEMPLATES, Node, graph
 from prefprobe.study.pins import torch_pins
-from prefprobe.tasks.pool import read_tasks, source_path
-from prefprobe.tasks.sampling import sample_sets, task_set
+from prefprobe.tasks.pool import local_sources, read_tasks
+from prefprobe.tasks.sampling import SETS, task_set
 
 CHOICE_RATE, ACTIVATION_RATE = 17_760, 11_786
 """Prompt tokens a second on one H200 at the shape of RATED parameters, as benchmarks/packing_gpu.py printed them."""
@@ -86,6 +86,8 @@ class Study:
     """train and eval, id → text."""
     untold: int
     """Tasks without a topic."""
+    too_long: int
+    """Tasks that are dropped, as they are beyond a model's context."""
     prompted: list[PromptedTask]
     models: dict[str, ModelFacts]
     """By features: model, untrained, and base if there is one."""
@@ -110,23 +112,20 @@ def read_study(config: Config, objects: ObjectStore) -> Study:
     found = {name: encoder_facts(source) for name, source in config.encoders.items()}
     encoders = {name: encoder for name, encoder in found.items() if encoder is not None}
     widths = dict.fromkeys(found) | {name: e.width for name, e in encoders.items()} | {"random": models["model"].d}
-    paths = [source_path(source, objects) for source in config.tasks.sources]
-    tasks = sample_sets(read_tasks(paths), config.tasks.n_train, config.tasks.n_eval, config.seed)
-    sets = {name: task_set(tasks, name) for name in ("train", "eval")}
-    texts = sets["train"] | sets["eval"]
+    pool = read_tasks(local_sources(config.tasks, objects))
     prompted = prompted_tasks(config.shift, objects)
-    check_disjoint(prompted, texts)
-    topics = dict(zip(tasks.column("id").to_pylist(), tasks.column("topic").to_pylist(), strict=True))
-    # any utilities do: what is checked is whether there are enough tasks
-    planted = {id_: float(i) for i, id_ in enumerate(sets["train"])}
-    comparison_tasks(
-        planted, {id_: topic or "" for id_, topic in topics.items()}, config.shift.comparisons, config.seed
-    )
+    frozen = freeze(config, pool, models, prompted)
+    sets = {name: task_set(frozen.tasks, name) for name in SETS}
+    texts = sets["train"] | sets["eval"]
+    untold = sum(task.topic is None for task in pool if task.id in texts)
+    if not untold:
+        freeze_topics(config, pool, sets["train"], sets["eval"])
     return Study(
         config,
         stimulus,
         sets,
-        sum(topic is None for topic in topics.values()),
+        untold,
+        len(frozen.too_long),
         prompted,
         models,
         encoders,

@@ -38,6 +38,16 @@ class PromptLengths:
         encoded = self.tokenizer.encode_batch_fast([self._shown(*p) for p in some], add_special_tokens=not self.chat)
         return sum(map(len, encoded)) / len(some) + self.assumed
 
+    def counts(self, prompts: Sequence[Prompt], answer: str = "") -> list[int] | None:
+        """Tokens of each prompt with the beginning of an answer; None if tokenizer or template are not here."""
+        if self.tokenizer is None or (self.chat and self.turns is None):
+            return None
+        shown = [self._shown(*p) + (self._closing(p[1]) + answer if answer else "") for p in prompts]
+        return [len(e) for e in self.tokenizer.encode_batch_fast(shown, add_special_tokens=not self.chat)]
+
+    def _closing(self, system: str | None) -> str:
+        return "" if self.turns is None else self.turns.closing_after(system)
+
     @property
     def assumed(self) -> int:
         """Tokens added to every prompt for a chat template that is not here."""

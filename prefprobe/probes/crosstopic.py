@@ -1,6 +1,7 @@
 """Held-one-out: does a probe trained on some topics read preferences within topics that it never saw?"""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -75,7 +76,7 @@ def cross_topic(
     holdout + 2 topics, and what `align` refuses) or InputMissing (a task without features or topic).
     """
     tasks, tests = align(layers, task_ids, train, eval_, topics)
-    names = _topics(tasks, holdout)
+    names = fold_topics(tasks.topics, holdout)
     folds = [
         _Fold(held_out, np.isin(tasks.topics, held_out), np.isin(tests.topics, held_out))
         for held_out in combinations(names, holdout)
@@ -125,21 +126,24 @@ def cross_topic(
     return CrossTopicResult(summary, pa.concat_tables(tables))
 
 
-def _topics(tasks: TaskSet, holdout: int) -> list[str]:
-    """The topics of train, sorted. Raises BadConfig if one is too small, or if too few are left to train on."""
-    names, counts = np.unique(tasks.topics, return_counts=True)
-    if counts.min(initial=MIN_TOPIC_TASKS) < MIN_TOPIC_TASKS:
-        small = int(counts.argmin())
+def fold_topics(of_train: Iterable[str], holdout: int) -> list[str]:
+    """The topics that folds hold out, sorted, by the topic of every train task. Raises BadConfig if one is too small, or
+    if too few are left to train on.
+    """
+    counts = sorted(Counter(map(str, of_train)).items())
+    small = min(counts, key=lambda named: named[1], default=("", MIN_TOPIC_TASKS))
+    if small[1] < MIN_TOPIC_TASKS:
         raise BadConfig(
-            f"hoo: topic '{names[small]}' has {counts[small]} train tasks, and a fold needs {MIN_TOPIC_TASKS} or more; "
-            "merge the topic with another, or add tasks."
+            f"topics: {small[0]!r} has {small[1]} train tasks, and a fold needs {MIN_TOPIC_TASKS} or more of each topic; "
+            f"set `topics.min_tasks` to {MIN_TOPIC_TASKS} or more, which merges small topics, or add tasks."
         )
-    if holdout < 1 or len(names) < holdout + 2:
+    if holdout < 1 or len(counts) < holdout + 2:
+        listed = ", ".join(f"{name!r} of {n}" for name, n in counts[:3]) + (" …" if len(counts) > 3 else "")
         raise BadConfig(
-            f"hoo: {len(names)} topics are too few to hold out {holdout}: two or more must be left to train on; "
-            "set `probes.holdout` between 1 and the number of topics less two, or add topics."
+            f"topics: {len(counts)} ({listed} train tasks) are too few to hold out {holdout}, which takes {holdout + 2}: "
+            "two must be left to train on; lower `probes.holdout`, or add topics."
         )
-    return [str(name) for name in names]
+    return [name for name, _ in counts]
 
 
 def _one_alpha(X: np.ndarray, tasks: TaskSet, tests: TaskSet, alphas: Floats) -> Floats:

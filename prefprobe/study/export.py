@@ -33,9 +33,16 @@ def export_features(run: Run, features: str, out: Path) -> str:
     ]
     joined = join_features(parts, f"run {run.id}")
     tasks = {t["id"]: t for t in run.table("tasks", "tasks.parquet").to_pylist()}
+    topics = {t["id"]: t for t in run.table("topics", "topics.parquet").to_pylist()}
     ids = [str(i) for i in joined.ids]
     rows = [
-        {"task_id": i, "task": tasks[i]["text"], **{k: tasks[i][k] for k in ("origin", "topic", "set")}} for i in ids
+        {
+            "task_id": i,
+            "task": tasks[i]["text"],
+            "set": tasks[i]["set"],
+            **{k: topics[i][k] for k in ("origin", "topic")},
+        }
+        for i in ids
     ]
     out.mkdir(parents=True, exist_ok=True)
     files[0].write_bytes(npz_bytes({"task_ids": joined.ids, **{f"layer_{n}": x for n, x in joined.layers.items()}}))

@@ -27,8 +27,8 @@ class Step:
 STEPS = {
     step.name: step
     for step in (
-        Step("tasks", "cpu", 1, "freeze disjoint train and eval sets"),
-        Step("topics", "cpu", 1, "give every task its topic"),
+        Step("tasks", "cpu", 2, "freeze disjoint train and eval sets"),
+        Step("topics", "cpu", 2, "give every task its topic"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 3, "activations at the last prompt token"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
@@ -37,7 +37,7 @@ STEPS = {
         Step("shift-measure", "gpu", 3, "choices under system prompts", asks=True),
         Step("shift-score", "gpu", 2, "activations and probe scores under system prompts"),
         Step("shift", "cpu", 2, "do probe scores follow what system prompts change"),
-        Step("report", "cpu", 3, "figures, tables, verdict"),
+        Step("report", "cpu", 4, "figures, tables, verdict"),
     )
 }
 
@@ -76,6 +76,8 @@ class Node:
     params: dict[str, Any] = field(default_factory=dict)
     """Everything but the inputs that the result depends on; part of the key."""
     reads: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Nodes that must be done first, though nothing of them is read: the key does not know them."""
     template: str = ""
     """The name of the one of TEMPLATES that runs it."""
 
@@ -102,7 +104,14 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     """All nodes of a study in an order in which they can run."""
     nodes: dict[str, Node] = {}
 
-    def add(step: str, *instance: str | int, reads: tuple[str, ...] = (), params: dict[str, Any], **args: Any) -> str:
+    def add(
+        step: str,
+        *instance: str | int,
+        reads: tuple[str, ...] = (),
+        after: tuple[str, ...] = (),
+        params: dict[str, Any],
+        **args: Any,
+    ) -> str:
         id_ = ".".join([step, *map(str, instance)])
         template = step
         if STEPS[step].asks and config.choices.engine == "api":
@@ -110,27 +119,26 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         if step == "embed" and (reader := pins.get(f"encoder.{args['features']}.torch")) is not None:
             template = "embed-torch"  # numpy does not read this encoder
             params = params | {"reader": reader}
-        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, template)
+        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, after, template)
         return id_
 
     model = _model_params(config.model, "model", pins)
     seed = config.seed
-    files = [pins[f"tasks.{i}"] for i in range(len(config.tasks.sources))]
-    sizes = {"n_train": config.tasks.n_train, "n_eval": config.tasks.n_eval}
-    tasks = add("tasks", params={"sources": files, **sizes, "seed": seed})
-    topics = add("topics", params={}, reads=(tasks,))
-
-    choices = config.choices.keyed()
-    for name in ("train", "eval"):
-        learning = getattr(config, name).model_dump()
-        add(
-            "measure",
-            name,
-            params={"model": model, "choices": choices, "learning": learning, "seed": seed},
-            reads=(tasks,),
-            set=name,
-        )
-    measured = ("measure.train", "measure.eval")
+    prompts = {stem: pins[f"experiment.{stem}"] for stem in config.shift.stems}
+    files = [(pins[f"tasks.{i}"], source) for i, source in enumerate(config.tasks.files)]
+    # what is drawn, and the prompts that must fit into a model's context
+    drawn = {"sources": [[pin, source.id, source.text] for pin, source in files], "seed": seed}
+    drawn |= config.tasks.model_dump(exclude={"sources"})
+    shown: dict[str, Any] = {"model": model, "experiments": prompts, "baseline": config.shift.baseline}
+    if config.base:
+        shown["base"] = _model_params(config.base, "base", pins)
+    if config.choices.engine == "local":
+        shown["labels"] = [config.choices.label_a, config.choices.label_b]
+    tasks = add("tasks", params=drawn | {"prompts": shown})
+    columns = [[pin, source.id, source.text, source.topic, source.origin] for pin, source in files]
+    limits = {"holdout": config.probes.holdout, "comparisons": config.shift.comparisons}
+    topics = add("topics", params={"sources": columns, **config.topics.model_dump(), **limits}, reads=(tasks,))
+    checked = (topics,)
 
     sources: dict[str, tuple[str, ...]] = {}
     for name, role in features_of(config).items():
@@ -142,17 +150,27 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
             if role == "untrained":
                 params["seed"] = seed
             sources[name] = tuple(
-                add("extract", name, k, params=params, reads=(tasks,), features=name, shard=k)
+                add("extract", name, k, params=params, reads=(tasks,), after=checked, features=name, shard=k)
                 for k in range(config.activations.shards)
             )
         elif role == "encoder":
-            sources[name] = (
-                add("embed", name, params={"encoder": pins[pin_of(name, role)]}, reads=(tasks,), features=name),
-            )
+            params = {"encoder": pins[pin_of(name, role)]}
+            sources[name] = (add("embed", name, params=params, reads=(tasks,), after=checked, features=name),)
         else:
             # as wide as the model's activations, which the first shard tells
             reads = (tasks, sources["model"][0])
-            sources[name] = (add("embed", name, params={"seed": seed}, reads=reads, features=name),)
+            sources[name] = (add("embed", name, params={"seed": seed}, reads=reads, after=checked, features=name),)
+
+    choices = config.choices.keyed()
+    for name in (
+        "train",
+        "eval",
+    ):  # after the activations: a model that gives none is refused before choices are paid for
+        learning = getattr(config, name).model_dump()
+        params = {"model": model, "choices": choices, "learning": learning, "seed": seed}
+        add("measure", name, params=params, reads=(tasks,), after=checked, set=name)
+    measured = ("measure.train", "measure.eval")
+
     for name in sources:
         # the shuffled-label control belongs to the model: it asks what the model's own features give by chance
         params = {"seed": seed, **config.probes.model_dump(exclude={"holdout"})}
@@ -161,7 +179,6 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         params = {"seed": seed, **config.probes.model_dump(exclude={"permutations"})}
         add("hoo", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
 
-    prompts = {stem: pins[f"experiment.{stem}"] for stem in config.shift.stems}
     prompted = {"experiments": prompts, "baseline": config.shift.baseline, "shards": config.shift.shards}
     shards = range(config.shift.shards)
     measure_params = {
@@ -182,7 +199,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     ]  # fmt: skip
     for name in config.encoders:
         params = {"encoder": pins[pin_of(name, "encoder")], "experiments": prompts, "baseline": config.shift.baseline}
-        moved.append(add("embed", name, "shift", params=params, features=name, prompted=True))
+        moved.append(add("embed", name, "shift", params=params, after=checked, features=name, prompted=True))
     probes = tuple(f"probe.{name}" for name in config.encoders)
     add("shift", params={"seed": seed, "comparisons": config.shift.comparisons, **prompted}, reads=(*moved, *probes))
     add("report", params={"config": config.model_dump(mode="json"), "run": run_id}, reads=tuple(nodes))

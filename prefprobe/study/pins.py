@@ -1,6 +1,7 @@
 """Pins every source of a study to its content. Reads the sources; the graph itself reads nothing."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from prefprobe.features.encoder import READER, describe
 from prefprobe.features.encoder_files import Encoder
@@ -9,7 +10,7 @@ from prefprobe.shift.prompted import experiment_paths
 from prefprobe.sources import file_digest, source_revision
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import pin_of
-from prefprobe.tasks.pool import source_path
+from prefprobe.tasks.pool import local_sources
 
 
 def pin_sources(config: Config, objects: ObjectStore) -> dict[str, str]:
@@ -27,7 +28,8 @@ def pin_sources(config: Config, objects: ObjectStore) -> dict[str, str]:
     pins |= {pin_of(name, "encoder"): source_revision(source) for name, source in config.encoders.items()}
     encoders = {name: describe(source, pins[pin_of(name, "encoder")]) for name, source in config.encoders.items()}
     pins |= torch_pins(encoders)
-    pins |= {f"tasks.{i}": file_digest(source_path(s, objects)) for i, s in enumerate(config.tasks.sources)}
+    sources = local_sources(config.tasks, objects)
+    pins |= {f"tasks.{i}": file_digest(Path(source.path)) for i, source in enumerate(sources)}
     experiments = zip(config.shift.stems, experiment_paths(config.shift.experiments, objects), strict=True)
     pins |= {f"experiment.{stem}": file_digest(path) for stem, path in experiments}
     return dict(sorted(pins.items()))

@@ -173,17 +173,18 @@ class Run:
 
         Raises InputMissing naming the step to run first.
         """
-        store = self.step_store(node)
-        if store is None:
-            missing = next(name for name in node.reads if self.manifest(self.nodes[name]) is None)
-            raise InputMissing(
-                f"{node.id} reads {missing}, which is not in the store; "
-                f"run `prefprobe step {missing} --run {self.id} --store {self.objects.url}` first."
-            )
         manifest = self.manifest(node)
         if manifest is not None:
             self._save(node, manifest)
             return manifest, True
+        missing = next((name for name in (*node.reads, *node.after) if self.manifest(self.nodes[name]) is None), None)
+        store = self.step_store(node)
+        if missing is not None or store is None:
+            verb = "reads" if missing in node.reads else "comes after"
+            raise InputMissing(
+                f"{node.id} {verb} {missing}, which is not in the store; "
+                f"run `prefprobe step {missing} --run {self.id} --store {self.objects.url}` first."
+            )
         progress.check_stop()
         started = time.monotonic()
         inputs = {name: self._manifests[name] for name in node.reads}

@@ -1,21 +1,23 @@
 """Reading task files: JSONL, CSV or Parquet with `id`, `text`, and optionally `topic` and `origin`.
 
-A source is `demo` (the packaged set), a file, or a file in the store (`store:KEY`).
+A source is `demo` (the packaged set), a file, or a file in the store (`store:KEY`); its columns may have other names.
 """
 
-import math
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefprobe.errors import BadConfig
 from prefprobe.records import Columns, Record, read_records
+from prefprobe.settings import TaskSettings, TaskSource
 from prefprobe.sources import input_file
 from prefprobe.store.objects import ObjectStore
 
 DEMO = Path(__file__).parent / "demo.jsonl"
 
-_COLUMNS = Columns("tasks", ("id", "text", "topic", "origin"), "every task `id` and `text`")
+_NO_TEXT = ("nan", "NaN", "inf", "-inf")
+"""Numbers that are none, also as text: what is left of an empty cell when a table is written so."""
 
 
 @dataclass(frozen=True)
@@ -37,44 +39,67 @@ def source_path(source: str, objects: ObjectStore) -> Path:
     return path
 
 
-def read_tasks(paths: Sequence[str | Path]) -> list[Task]:
-    """All tasks of all files, sorted by id; "demo" is the packaged set.
+def local_sources(settings: TaskSettings, objects: ObjectStore) -> list[TaskSource]:
+    """The sources with the paths of their files on this machine. Raises BadConfig for one that is not there."""
+    return [source.model_copy(update={"path": str(source_path(source.path, objects))}) for source in settings.files]
+
+
+def read_tasks(sources: Sequence[str | Path | TaskSource]) -> list[Task]:
+    """All tasks of all files, sorted by id; "demo" is the packaged set, a `TaskSource` names the columns of its file.
 
     Raises BadConfig naming file, row and what was expected.
     """
-    if isinstance(paths, str | Path):
-        raise BadConfig(f"{paths}: expected a list of files; put it into a list.")
+    if isinstance(sources, str | Path):
+        raise BadConfig(f"{sources}: expected a list of files; put it into a list.")
     seen: dict[str, str] = {}
-    tasks = []
-    for path in (DEMO if name == "demo" else Path(name) for name in paths):
-        for record in read_records(path, _COLUMNS):
-            task = Task(
-                id=record.task_id("id"),
-                text=_text(record),
-                origin=(_label(record, "origin") if record.cells.get("origin") else None) or path.stem,
-                topic=_label(record, "topic"),
-            )
+    tasks: dict[str, Task] = {}
+    for source in sources:
+        named = source if isinstance(source, TaskSource) else TaskSource(path=str(source))
+        for record, task in _tasks(named):
+            if named.id is None and task.id in tasks and tasks[task.id].text == task.text:
+                continue  # the same text is the same task
             if task.id in seen:
                 raise BadConfig(
                     f"{record.where}: the id {task.id!r} stands already in {seen[task.id]}; make every id unique."
                 )
-            seen[task.id] = record.where
-            tasks.append(task)
-    return sorted(tasks, key=lambda t: t.id)
+            seen[task.id], tasks[task.id] = record.where, task
+    return [tasks[id_] for id_ in sorted(tasks)]
 
 
-def _text(record: Record) -> str:
-    value = record.cell("text")
-    if not isinstance(value, str) or not value.strip():
-        raise record.refusal("text", "text that is not blank")
-    return value
+def text_id(text: str) -> str:
+    """The id of a task whose file has no column for it: the same text, the same id."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _label(record: Record, column: str) -> str | None:
-    """A topic or an origin, for which any plain value will do; None where the cell is empty or not there."""
-    value = record.cells.get(column)
-    if value is None or value == "":
+def _tasks(source: TaskSource) -> Iterator[tuple[Record, Task]]:
+    path = DEMO if source.path == "demo" else Path(source.path)
+    named = [name for name in (source.id, source.text) if name is not None]
+    for record in read_records(path, Columns("tasks", (*named, source.topic, source.origin), _needed(named))):
+        text = _text(record, source.text)
+        id_ = text_id(text) if source.id is None else record.task_id(source.id)
+        topic = _label(record, source.topic, required=source.topic != "topic")
+        origin = _label(record, source.origin, required=source.origin != "origin")
+        yield record, Task(id_, text, origin or path.stem, topic)
+
+
+def _needed(named: list[str]) -> str:
+    return f"every task {' and '.join(f'`{name}`' for name in named)}, or name the file's columns in `tasks.sources`"
+
+
+def _text(record: Record, column: str) -> str:
+    """A task's text; of several turns the first, which is all that a model has before it answers."""
+    value = record.cell(column)
+    text = value[0] if isinstance(value, list) and value and all(isinstance(turn, str) for turn in value) else value
+    if not isinstance(text, str) or not text.strip():
+        raise record.refusal(column, "text that is not blank, or a list of such texts")
+    return text
+
+
+def _label(record: Record, column: str, *, required: bool) -> str | None:
+    """A topic or an origin, for which any plain value will do; None where the cell is blank, or not there and not required."""
+    value = record.cell(column) if required else record.cells.get(column)
+    if value is None:
         return None
-    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise record.refusal(column, "a text")
-    return str(value)
+    if not isinstance(value, str | int | float) or str(value).strip() in _NO_TEXT:
+        raise record.refusal(column, "a text, or nothing")
+    return str(value).strip() or None

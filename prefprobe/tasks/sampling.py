@@ -1,46 +1,45 @@
 """Freezing disjoint task sets out of a pool."""
 
-from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
 from prefprobe.errors import BadConfig
-from prefprobe.tasks.pool import Task
 
 SETS = ("train", "eval")
-SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "origin", "topic", "set")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "set")])
+BLOCK = 30
+"""About how many tasks that follow each other by id are drawn from together."""
 
 
-def sample_sets(pool: list[Task], n_train: int, n_eval: int, seed: int) -> pa.Table:
-    """Draw train and eval, stratified by topic (by origin where there is none), disjoint in ids and in texts.
+def sample_sets(pool: Mapping[str, str], n_train: int, n_eval: int, seed: int) -> pa.Table:
+    """Draw train and eval out of `pool` (id → text), disjoint in ids and in texts.
 
-    Of tasks with the same text (white space and case aside) only the first by id can be drawn. Returns the columns
-    id, text, origin, topic, set, sorted by id. The draw depends on ids and seed, not on the order of the pool.
+    The tasks in the order of their ids are cut into blocks of the same size, and of each the same share is drawn: ids that
+    begin with a topic or a source are drawn from evenly. Of tasks with the same text (white space and case aside) only
+    the first by id can be drawn. Returns the columns id, text, set, sorted by id. The draw depends on ids, texts and seed
+    alone: what is measured does not change with the topics.
     """
-    first: dict[str, Task] = {}
-    for task in sorted(pool, key=lambda t: t.id):
-        first.setdefault(" ".join(task.text.split()).casefold(), task)
+    first: dict[str, str] = {}
+    for id_ in sorted(pool):
+        first.setdefault(" ".join(pool[id_].split()).casefold(), id_)
     if len(first) < n_train + n_eval:
         raise BadConfig(
-            f"tasks: {n_train} train and {n_eval} eval tasks were asked for, and the sources hold {len(first)} distinct "
-            "texts; lower `tasks.n_train` or `tasks.n_eval`, or add sources."
+            f"tasks: {n_train} train and {n_eval} eval tasks were asked for, and there are {len(first)} distinct texts to "
+            "draw from; lower `tasks.n_train` or `tasks.n_eval`, or add sources."
         )
-    strata: dict[str, list[Task]] = defaultdict(list)
-    for task in first.values():
-        strata[task.topic or task.origin].append(task)
     rng = np.random.default_rng([seed, 1])
-    # every task gets its quantile within its own stratum; cutting the merged order then cuts each stratum in proportion
-    ranked: list[tuple[float, str, Task]] = []
-    for name in sorted(strata):
-        members = sorted(strata[name], key=lambda t: t.id)
+    # every task gets its quantile within its own block; cutting the merged order then cuts each block in proportion
+    ranked: list[tuple[float, int, str]] = []
+    ids = sorted(first.values())
+    for block, members in enumerate(np.array_split(np.arange(len(ids)), -(-len(ids) // BLOCK))):
         offset = rng.random()
-        ranked += [((k + offset) / len(members), name, members[i]) for k, i in enumerate(rng.permutation(len(members)))]
-    order = [task for _, _, task in sorted(ranked, key=lambda r: (r[0], r[1]))]
-    chosen = {t.id: "train" for t in order[:n_train]} | {t.id: "eval" for t in order[n_train : n_train + n_eval]}
-    tasks = sorted((t for t in order if t.id in chosen), key=lambda t: t.id)
-    rows = [{"id": t.id, "text": t.text, "origin": t.origin, "topic": t.topic, "set": chosen[t.id]} for t in tasks]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+        order = enumerate(rng.permutation(members))
+        ranked += [((k + offset) / len(members), block, ids[i]) for k, i in order]
+    drawn = [id_ for _, _, id_ in sorted(ranked)]
+    of = dict.fromkeys(drawn[:n_train], "train") | dict.fromkeys(drawn[n_train : n_train + n_eval], "eval")
+    return pa.Table.from_pylist([{"id": i, "text": pool[i], "set": of[i]} for i in sorted(of)], schema=SCHEMA)
 
 
 def task_set(tasks: pa.Table, name: str) -> dict[str, str]:

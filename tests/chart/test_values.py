@@ -13,7 +13,7 @@ from tests.chart.rendering import KIND, NAMESPACE, Objects, leaves, parse, pod, 
 
 GPU = {name for name, template in TEMPLATES.items() if template.node == "gpu"}
 CPU = {*TEMPLATES, "start", "outcome"} - GPU
-READ_MODELS = GPU | {"start", "embed", "embed-torch"}
+READ_MODELS = GPU | {"start", "tasks", "embed", "embed-torch"}
 FOLLOWS = GPU | {"embed-torch", "probe", "hoo"}
 """Whose requests follow from the study."""
 DIGEST = "sha256:" + "a" * 64

@@ -270,7 +270,8 @@ def test_the_step_says_who_read_the_encoder_and_with_which_prompt(
     run = Run.create(str(tmp_path / "store"), config)
     assert {"encoder.e5.torch", "encoder.mpnet.torch"} == {pin for pin in run.pins if pin.endswith(".torch")}
     prompted = {r.row_id: f"{r.prompt}\n\n{r.text}" for r in prompted_tasks(config.shift, run.objects)}
-    run.execute(run.nodes["tasks"], Progress())
+    for first in ("tasks", "topics"):
+        run.execute(run.nodes[first], Progress())
     about = {"d": D, "kind": "embedding", "layers": [0], "n_layers": 1}
     said: dict[str, dict[str, object]] = {
         "e5": {"reader": "sentence-transformers", "prompt": "query: "},
@@ -287,7 +288,7 @@ def test_the_step_says_who_read_the_encoder_and_with_which_prompt(
                 assert np.array_equal(part["layer_0"][:3], embed(sources[name], rows))
                 assert len(part["task_ids"]) == len(prompted)
             else:
-                assert len(part["task_ids"]) == 36
+                assert len(part["task_ids"]) == 60
             n = len(part["task_ids"])
             assert (tmp_path / "progress").read_text() == f"{n}/{n}\n"
 

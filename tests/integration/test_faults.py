@@ -101,8 +101,8 @@ class Study:
             "shift": {"comparisons": 2},
         }
         preset.write_text(yaml.safe_dump(values))
-        for arguments in (["start", str(preset), "--run", "r"], ["step", "tasks", "--run", "r"]):
-            done = CliRunner().invoke(main, [*arguments, "--store", str(self.store)])
+        for arguments in (["start", str(preset)], ["step", "tasks"], ["step", "topics"]):
+            done = CliRunner().invoke(main, [*arguments, "--run", "r", "--store", str(self.store)])
             assert done.exit_code == 0, done.output
         self.objects = ObjectStore.open(str(self.store))
 

@@ -17,7 +17,9 @@ from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
+from prefprobe.plan.model import model_facts
 from prefprobe.progress import Progress
+from prefprobe.settings import ModelSettings
 from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
@@ -207,6 +209,15 @@ def test_a_hub_adapter_is_loaded_at_the_commit_that_was_pinned(
     got = merged.backbone.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(got, weights[pinned].detach())
     assert not torch.allclose(got, weights[newer])
+
+
+def test_lengths_without_torch_are_those_of_the_prompts_that_are_read(model: LoadedModel) -> None:
+    facts = model_facts(ModelSettings(source=SMOLLM2))
+    prompts = [
+        (text, system) for text in [*TEXTS, Stimulus().message(*TEXTS[:2])] for system in (None, "You hate math.")
+    ]
+    assert facts.lengths.counts(prompts) == [len(model.prompt_tokens(*prompt)) for prompt in prompts]
+    assert facts.context == model.backbone.config.max_position_embeddings
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:

@@ -254,7 +254,8 @@ def test_a_topic_with_two_tasks_is_named(preset: Path, tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(values))
     done = prefprobe("run", tmp_path / "few.yaml", "--store", tmp_path / "s")
     assert done.returncode == 78, done.stderr
-    assert "travel" in done.stderr.strip().split("\n")[-1]
+    assert "'travel' has " in done.stderr.strip().split("\n")[-1]
+    assert {path.name for path in (tmp_path / "s" / "steps").iterdir()} == {"tasks"}  # nothing was paid for
 
 
 def test_a_hub_id_without_a_hub(preset: Path, tmp_path: Path) -> None:

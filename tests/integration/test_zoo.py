@@ -291,7 +291,7 @@ def test_a_family_is_measured_as_its_own_passes_are_or_refused(name: str) -> Non
 
 
 def test_the_page_says_what_came_of_each_family() -> None:
-    head, mark, _ = PAGE.read_text("utf-8").partition("<!-- families -->\n")
+    head, mark, _ = PAGE.read_text("utf-8").partition("<!-- written by `make models` -->\n")
     page = head + mark + table()
     if os.environ.get("PREFPROBE_WRITE_MODELS"):
         PAGE.write_text(page, "utf-8")

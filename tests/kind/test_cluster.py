@@ -236,7 +236,9 @@ def test_an_image_carries_its_own_job_and_no_other(cluster: Cluster, images: Non
 
 def test_an_image_asked_for_the_step_of_another_names_that_one(cluster: Cluster, images: None, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    model = {"source": "owner/name", "revision": "0" * 40}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    model = {"source": "/data/model"}
     learning = {"batch": 10, "max_rounds": 2}
     preset = {"name": "x", "model": model, "tasks": {"n_train": 24, "n_eval": 12}, "shift": {"comparisons": 2}}
     text = json.dumps(preset | {"train": learning, "eval": learning})

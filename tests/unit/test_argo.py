@@ -17,7 +17,7 @@ WRITTEN = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / 
 WITH_MODEL = ("measure", "extract", "shift-measure", "shift-score")
 CPU = {"start", "tasks", "topics", "measure-api", "embed", "embed-torch", "probe", "hoo", "shift-measure-api", "shift"}
 LEAVES = {**dict.fromkeys((*CPU, "report", "outcome"), "cpu"), **dict.fromkeys(WITH_MODEL, "gpu")}
-READ_MODELS = {"start", "embed", "embed-torch", *WITH_MODEL}
+READ_MODELS = {"start", "tasks", "embed", "embed-torch", *WITH_MODEL}
 ASK_PROVIDERS = {"topics", "measure-api", "shift-measure-api"}
 # what a pod holds decides what it asks for: cores, memory, and the memory at which it is ended
 REQUESTS = {
@@ -73,19 +73,19 @@ STUDIES = pytest.mark.parametrize(
 @STUDIES
 def test_the_workflow_has_the_graph_of_the_study(engine: list[str], pins: dict[str, str]) -> None:
     nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(pins), "r")
-    reads: dict[str, set[str]] = {node.template: set() for node in nodes.values()}
+    waits: dict[str, set[str]] = {node.template: set() for node in nodes.values()}
     for node in nodes.values():
-        reads[node.template] |= {nodes[r].template for r in node.reads} - {node.template}
+        waits[node.template] |= {nodes[r].template for r in (*node.reads, *node.after)} - {node.template}
     if pins:  # embed and embed-torch both have nodes, and who waits for one waits for both
-        assert reads["embed-torch"] == {"tasks"}
-        for waits in reads.values():
-            waits |= {"embed", "embed-torch"} if "embed-torch" in waits else set()
+        assert waits["embed-torch"] == {"tasks", "topics"}
+        for of in waits.values():
+            of |= {"embed", "embed-torch"} if "embed-torch" in of else set()
     assert set(dag()) == {"start", *TEMPLATES}
     # of a template and its sibling one has nodes, and who waits for one waits for both
-    written = {name: set(task.get("dependencies", ())) & reads.keys() for name, task in dag().items() if name in reads}
+    written = {name: set(task.get("dependencies", ())) & waits.keys() for name, task in dag().items() if name in waits}
     # what reads nothing waits for the run; an encoder's prompted texts are in embed with its tasks, which wait for them
     assert dag()["tasks"]["dependencies"] == ["start"]
-    assert written == reads
+    assert written == waits
 
 
 def test_who_waits_for_a_template_waits_for_its_sibling_too() -> None:

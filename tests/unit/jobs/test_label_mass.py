@@ -33,6 +33,7 @@ def study(folder: Path, monkeypatch: pytest.MonkeyPatch, mass: Callable[[Questio
     blocks = {"model": {"source": str(weights)}, "choices": {"min_label_mass": least}}
     run = planted_study(folder / "study", monkeypatch, prefers, mass=mass, blocks=blocks)
     run.execute(run.nodes["tasks"], Progress())
+    run.execute(run.nodes["topics"], Progress())
     return run
 
 

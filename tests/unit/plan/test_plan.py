@@ -442,7 +442,14 @@ def test_a_budget_that_will_not_do_is_said(tmp_path: Path, capsys: pytest.Captur
         (["sed=3"], 78, "did you mean `seed`"),
         (["tasks.sources=[nowhere.jsonl]"], 78, "no such task file"),
         (["tasks.sources=[store:inputs/t.jsonl]"], 78, "has no such object"),
+        (
+            ["tasks.sources=[{path: demo, text: question}]"],
+            78,
+            "row 1: no `question`, found id, text, origin, topic; give",
+        ),
         (["tasks.n_train=1000"], 78, "distinct texts"),
+        (["probes.holdout=2"], 78, "too few to hold out 2"),
+        (["model.source={folder}"], 78, "task t00039: a choice between it and t00038 takes 36 tokens, and the context"),
         (["model.source=./nowhere"], 78, "no such file or folder"),
         (["encoders={e: package:no_such_package/m}"], 78, "is not installed"),
         (["shift.experiments=[nowhere.yaml]"], 78, "neither a file nor one of"),
@@ -452,6 +459,9 @@ def test_bad_input_gives_the_sentence_and_the_code_that_a_run_gives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], code: int, sentence: str
 ) -> None:
     path = preset(tmp_path, model={"source": str(folder(tmp_path / "m"))})
+    short = folder(tmp_path / "short")
+    (short / "config.json").write_text(json.dumps({"max_position_embeddings": 30}))
+    overrides = [o.replace("{folder}", str(short)) for o in overrides]
     args = [path, *(arg for o in overrides for arg in ("--set", o)), "--store", tmp_path / "store"]
     assert call("run", *args) == code
     by_run = capsys.readouterr().err.splitlines()[-1]
@@ -472,6 +482,25 @@ def test_what_a_run_would_find_out_late_is_said_early(tmp_path: Path, capsys: py
     write_tasks(tmp_path / "tasks.jsonl", [f"{i:0{LONG}}" for i in range(40)], topics=False)
     _, whole = planned(capsys, path)
     assert whole["remarks"][0].startswith("36 tasks have no topic")
+
+
+def test_a_source_with_columns_of_its_own_and_a_dropped_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"{i:0{LONG}}", "kind": "abc"[i % 3]} for i in range(40)] + [
+        {"question": "w " * 99, "kind": "a"}
+    ]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = folder(tmp_path / "m")
+    (model / "config.json").write_text(json.dumps({"n_positions": 60}))
+    source = json.dumps([{"path": str(tmp_path / "asked.jsonl"), "id": None, "text": "question", "topic": "kind"}])
+    path = preset(tmp_path, model={"source": str(model)})
+    args = [path, "--set", f"tasks.sources={source}"]
+    assert call("plan", *args) == 78
+    assert "(1 such tasks)" in capsys.readouterr().err
+    steps, whole = planned(capsys, *args, "--set", "tasks.too_long=drop")
+    assert steps["measure.train"]["tasks"] == N_TRAIN
+    assert "1 tasks are beyond a model's context and are dropped (tasks.too_long)." in whole["remarks"]
 
 
 def test_unknown_sizes_are_question_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

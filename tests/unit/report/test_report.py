@@ -33,6 +33,7 @@ from prefprobe.report.tables import tables
 from prefprobe.settings import ChoiceSettings
 from prefprobe.shift.statistics import POINTS, shift_statistics
 from prefprobe.store.formats import json_bytes, read_json
+from tests.planted_study import PROMPT
 
 TOPICS = ("math", "coding", "fiction", "travel", "clerical", "science")
 STRENGTH = {"model": 1.4, "base": 1.0, "minilm": 0.7, "untrained": 0.35, "random": 0.0}
@@ -92,12 +93,15 @@ def study(
         config=parse_config(config, "test").model_dump(mode="json"),
         versions=versions,
         model_name=model,
-        model_card={"source": "models/planted", "revision": "ab" * 32, "n_layers": 14, "d": d, "adapter": None},
+        model_card={"source": "models/planted", "revision": "ab" * 32, "n_layers": 14, "d": d, "adapter": None}
+        | {"prompt": dict(PROMPT), "alone": ""},
         steps=[
             {"node": node, "step": node.split(".")[0], "key": f"{k:02d}c4" * 16, "seconds": 1.5 * k, "versions": versions,
              "outputs": {"measure.json": 2048, "utilities.parquet": 123456 * k}}
             for k, node in enumerate(["tasks", "topics", *steps, "shift"])
         ],
+        too_long=0,
+        merged={},
         topics=topic_of,
         texts={i: f"Do the {topic_of[i]} task number {i} carefully, and explain every step you take." for i in ids},
         measure={name: measured(name, len(of)) for name, of in sets.items()},
@@ -149,7 +153,7 @@ def measured(name, n):
     ]  # fmt: skip
     return {
         "set": name, "engine": "exact-local", "n_tasks": n, "n_pairs": 5 * n, "n_choices": 10 * n, "refusals": 0, "unparsed": 0,
-        "failed": 0, "judged": 0, "asked": {}, "losses": {}, "failures": {}, "served": {},
+        "failed": 0, "judged": 0, "asked": {"prompt": dict(PROMPT)}, "alone": 0, "losses": {}, "failures": {}, "served": {},
         "spend": {"requests": 10 * n, "prompt_tokens": 2000 * n, "completion_tokens": 0, "dollars": 0.0},
         "temperature": 1.0, "rounds": rounds, "stopped": "max_rounds", "converged": False,
         "reliability": {"split_half_r": 0.695, "spearman_brown": 0.82, "splits": 10},
@@ -776,10 +780,24 @@ def test_the_method_says_how_answers_were_read() -> None:
 )
 def test_the_method_says_how_prompts_were_made(whole, prompt, said) -> None:
     results, _, _ = whole
-    assert "Prompts are" not in " ".join(method(results))
     about = {"chat": True, "template": {}, "folded": False, "closing": None, "merged": False} | prompt
-    measure = {**results.measure, "train": {**results.measure["train"], "prompt": about}}
+    measure = {**results.measure, "train": {**results.measure["train"], "asked": {"prompt": about}}}
     assert said in " ".join(method(dataclasses.replace(results, measure=measure)))
+
+
+def test_the_method_says_what_went_through_one_prompt_at_a_time(whole) -> None:
+    results, _, _ = whole
+    assert "packed" not in " ".join(method(results))
+    card = {**results.model_card, "alone": "prompts go through x one at a time, since its layers take no packed pass"}
+    measure = {**results.measure, "eval": {**results.measure["eval"], "alone": 30}}
+    said = " ".join(method(dataclasses.replace(results, model_card=card, measure=measure)))
+    assert "are not used: prompts go through x one at a time, since its layers take no packed pass." in said
+    assert "30 choices were read in a pass of their one prompt" in said
+
+
+def test_prompts_of_an_endpoint_are_its_own(whole) -> None:
+    over = over_api(study(), engine="exact-api")
+    assert "Prompts of activations are rendered with the model’s chat template;" in " ".join(method(over))
 
 
 def test_the_rounds_are_drawn_and_written_with_and_without_label_mass() -> None:

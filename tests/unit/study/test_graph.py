@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from prefprobe.config import load_config
+from prefprobe.errors import InputMissing
+from prefprobe.progress import Progress
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import STEPS, Node, graph
@@ -12,6 +14,7 @@ from prefprobe.study.pins import pin_sources
 from prefprobe.study.run import Run
 
 PRESETS = Path(__file__).parents[3] / "presets"
+API = ("choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m")
 JOBS = Path(__file__).parents[3] / "jobs"
 
 
@@ -26,12 +29,21 @@ def nodes(*overrides: str, pins: dict[str, str] | None = None) -> dict[str, Node
     return graph(load_config(PRESETS / "demo.yaml", overrides), Pins(pins or {}), "r")
 
 
+MADE_OF = {"tasks": {"sources", "n_train", "n_eval", "seed"}, "topics": {"sources", "min_tasks"}}
+"""What the outputs of these follow from; the rest of their params is what the outputs are held against."""
+
+
 def keys(graph_: dict[str, Node]) -> dict[str, str]:
-    """Keys as the store would give them if every step's output followed from its key."""
+    """Keys as the store would give them if every step's output followed from its key, or from what it is made of."""
     found: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     for name, node in graph_.items():
-        record = [node.step.name, node.step.code, node.params, {r: found[r] for r in node.reads}]
-        found[name] = sha256(canonical_json(record))
+        params = node.params
+        for of, kept in ((found, params.keys()), (outputs, MADE_OF.get(name, params.keys()))):
+            some = {key: params[key] for key in kept}
+            of[name] = sha256(
+                canonical_json([node.step.name, node.step.code, some, {r: outputs[r] for r in node.reads}])
+            )
     return found
 
 
@@ -50,9 +62,37 @@ def test_every_step_has_one_job_and_every_job_a_step() -> None:
 def test_inputs_come_before_their_readers(overrides: tuple[str, ...]) -> None:
     seen: set[str] = set()
     for name, node in nodes(*overrides).items():
-        assert set(node.reads) <= seen, name
+        assert {*node.reads, *node.after} <= seen, name
         seen.add(name)
     assert list(nodes(*overrides))[-1] == "report"
+
+
+@pytest.mark.parametrize("engine", [(), API])
+def test_nothing_is_spent_before_the_topics_are_known_and_no_choice_before_the_activations(
+    engine: tuple[str, ...],
+) -> None:
+    of = nodes("base.source=b", "activations.shards=3", "shift.shards=2", *engine)
+    before: dict[str, set[str]] = {}
+    for name, node in of.items():
+        before[name] = {b for n in (*node.reads, *node.after) for b in (n, *before[n])}
+    assert {name for name in of if "topics" not in before[name]} == {"tasks", "topics"}
+    order = [node.step.name for node in of.values()]
+    assert order.index("measure") > max(i for i, step in enumerate(order) if step == "extract")
+
+
+def test_what_only_comes_before_is_in_no_key() -> None:
+    assert {n for n, node in nodes().items() if node.after} >= {"measure.train", "extract.model.0", "embed.minilm"}
+    assert changed("topics.min_tasks=5") == {
+        name for name in nodes() if name.startswith(("topics", "probe", "hoo", "shift", "report"))
+    }
+
+
+def test_a_step_that_comes_after_another_is_refused_until_that_is_done(tmp_path: Path) -> None:
+    run = Run(ObjectStore.open(str(tmp_path)), "r", load_config(PRESETS / "demo.yaml"), Pins())
+    with pytest.raises(InputMissing, match=r"^embed\.minilm\.shift comes after topics, which is not in the store; run"):
+        run.execute(run.nodes["embed.minilm.shift"], Progress())
+    with pytest.raises(InputMissing, match=r"^measure\.train reads tasks, which is not in the store"):
+        run.execute(run.nodes["measure.train"], Progress())
 
 
 def test_shards_and_base_appear_in_the_graph() -> None:
@@ -62,8 +102,8 @@ def test_shards_and_base_appear_in_the_graph() -> None:
 
 
 def test_a_changed_setting_makes_new_only_what_depends_on_it() -> None:
-    assert changed("probes.holdout=2") == {n for n in nodes() if n.startswith("hoo.")} | {"report"}
-    assert changed("shift.comparisons=9") == {"shift-measure.0", "shift", "report"}
+    assert changed("probes.holdout=2") == {n for n in nodes() if n.startswith("hoo.")} | {"topics", "report"}
+    assert changed("shift.comparisons=9") == {"topics", "shift-measure.0", "shift", "report"}
     fractions = changed("activations.fractions=[0.5]")
     assert "measure.train" not in fractions
     assert "probe.minilm" not in fractions
@@ -73,7 +113,8 @@ def test_a_changed_setting_makes_new_only_what_depends_on_it() -> None:
 
 
 def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() -> None:
-    assert not changed(pins={"model": "other"}) & {"tasks", "topics", "embed.minilm", "embed.minilm.shift"}
+    assert not changed(pins={"model": "other"}) & {"topics", "embed.minilm", "embed.minilm.shift"}
+    assert "tasks" in changed(pins={"model": "other"})  # prompts are held against the context of another model
     assert {"measure.train", "extract.model.0", "extract.untrained.0"} <= changed(pins={"model": "other"})
     assert changed(pins={"tasks.0": "other"}) == set(nodes()) - {"embed.minilm.shift"}
     assert "tasks" in changed("seed=1")
@@ -83,7 +124,8 @@ def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() 
 def test_another_prompt_is_another_key_wherever_the_model_reads_one(override: str) -> None:
     new = changed(override)
     assert {"measure.train", "extract.model.0", "extract.untrained.0", "shift-measure.0", "shift-score.0"} <= new
-    assert not new & {"tasks", "topics", "embed.minilm"}
+    assert "embed.minilm.shift" not in new
+    assert "tasks" in new  # other tokens are held against the context; the tasks that come out of it may be the same
     of_base = changed("base.source=b", override.replace("model.", "base.", 1))
     assert "extract.model.0" not in of_base
     plain, dated = (keys(nodes("base.source=b", *more)) for more in ((), (override.replace("model.", "base.", 1),)))

@@ -1,10 +1,11 @@
 """Task files and task sets."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefprobe.errors import BadConfig
+from prefprobe.settings import TaskSource
 from prefprobe.store.objects import ObjectStore
-from prefprobe.tasks.pool import DEMO, Task, read_tasks, source_path
+from prefprobe.tasks.pool import DEMO, Task, read_tasks, source_path, text_id
 from prefprobe.tasks.sampling import sample_sets, task_set
 
 ROWS = [
@@ -23,7 +25,8 @@ ROWS = [
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+    halves = "\\ud83d" in json.dumps(rows)
+    path.write_text("".join(json.dumps(r, ensure_ascii=halves) + "\n" for r in rows), "utf-8")
     return path
 
 
@@ -55,12 +58,12 @@ def test_topic_and_origin_are_optional(tmp_path: Path) -> None:
 
 
 def test_any_plain_value_is_a_topic_or_an_origin(tmp_path: Path) -> None:
-    """What an empty origin and one of 0 are read as is part of every key that was made of such a file."""
-    values = [("x", "x"), (3, "3"), (2.5, "2.5"), (True, "True"), (0, "0"), ("", None), (None, None), (" ", " ")]
+    values = [("x", "x"), (3, "3"), (2.5, "2.5"), (True, "True"), (0, "0"), ("", None), (None, None), (" \t", None)]
+    values += [(" x y ", "x y"), ("nanotubes", "nanotubes")]
     rows = [{"id": i, "text": "t", "topic": v, "origin": v} for i, (v, _) in enumerate(values)]
     tasks = read_tasks([write_jsonl(tmp_path / "mine.jsonl", rows)])
     assert [t.topic for t in tasks] == [as_read for _, as_read in values]
-    assert [t.origin for t in tasks] == [as_read if v else "mine" for v, as_read in values]
+    assert [t.origin for t in tasks] == [as_read or "mine" for _, as_read in values]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +74,21 @@ def test_any_plain_value_is_a_topic_or_an_origin(tmp_path: Path) -> None:
         ([ROWS[0], {**ROWS[1], "text": None}], r"bad\.jsonl row 2: `text` is nothing"),
         (
             [{"id": "a", "prompt": "x"}],
-            r"bad\.jsonl row 1: no `text`, found id, prompt; give every task `id` and `text`",
+            r"bad\.jsonl row 1: no `text`, found id, prompt; give every task `id` and `text`, or name the file's columns in "
+            r"`tasks\.sources`\.$",
         ),
         ([{"text": "x"}], r"bad\.jsonl row 1: no `id`"),
         ([{"id": "a", "text": 5}], r"`text` is 5"),
-        ([{"id": "a", "text": "x", "topic": float("nan")}], r"`topic` is nan, expected a text"),
+        ([{"id": "a", "text": "x", "topic": float("nan")}], r"row 1: `topic` is nan, expected a text, or nothing; "),
+        ([{"id": "a", "text": "x", "topic": float("inf")}], r"row 1: `topic` is inf, expected a text"),
+        ([{"id": "a", "text": "x", "topic": " NaN"}], r"row 1: `topic` is ' NaN', expected a text"),
+        ([{"id": "a", "text": "x", "topic": ["o"]}], r"row 1: `topic` is \['o'\], expected a text"),
+        ([{"id": "a", "text": "x", "topic": "\ud83d"}], r"row 1: `topic` is '\\ud83d', expected whole characters"),
+        ([{"id": "\ud83d", "text": "x"}], r"row 1: `id` is '\\ud83d', expected whole characters"),
+        ([{"id": "a", "text": []}], r"row 1: `text` is \[\], expected text"),
+        ([{"id": "a", "text": ["x", 1]}], r"row 1: `text` is \['x', 1\], expected text"),
+        ([{"id": "a", "text": [" ", "x"]}], r"row 1: `text` is \[' ', 'x'\], expected text"),
+        ([{"id": "a", "text": ["x", "\ud83d"]}], r"row 1: `text` is .*, expected whole characters"),
         ([{"id": "a", "text": "x", "origin": ["o"]}], r"`origin` is \['o'\], expected a text"),
     ],
 )
@@ -119,14 +132,60 @@ def test_the_same_id_in_two_files(tmp_path: Path) -> None:
         read_tasks(sources)
 
 
-pools = st.lists(st.sampled_from(["math", "art", "code", None]), min_size=30, max_size=90).map(
-    lambda topics: [Task(f"t{i:03d}", f"text {i}", "pool", t) for i, t in enumerate(topics)]
-)
+def test_numpys_nan_in_parquet_is_no_topic(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", "b"], "text": ["x", "y"], "topic": pa.array([1.5, float("nan")])})
+    pa.parquet.write_table(table, tmp_path / "f.parquet")
+    with pytest.raises(BadConfig, match=r"f\.parquet row 2: `topic` is nan, expected a text, or nothing"):
+        read_tasks([tmp_path / "f.parquet"])
+
+
+def test_columns_have_the_names_that_the_source_says(tmp_path: Path) -> None:
+    """Files in the manner of benchmarks as they come: a question and its answer, turns, a category."""
+    turns = write_jsonl(
+        tmp_path / "turns.jsonl", [{"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]}]
+    )
+    asked = write_csv(tmp_path / "asked.csv", [{"content": "Swear at me.", "category": "abuse", "from": "web"}])
+    sources = [
+        TaskSource(path=str(turns), id="question_id", text="turns", topic="category"),
+        TaskSource(path=str(asked), id=None, text="content", topic="category", origin="from"),
+    ]
+    tasks = {task.text: task for task in read_tasks(sources)}
+    assert tasks["Write."] == Task("81", "Write.", "turns", "writing")
+    assert tasks["Swear at me."] == Task(text_id("Swear at me."), "Swear at me.", "web", "abuse")
+
+
+@pytest.mark.parametrize("column", ["id", "text", "topic", "origin"])
+def test_a_named_column_that_is_not_there_is_named_with_those_that_are(column: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", ROWS)
+    with pytest.raises(
+        BadConfig, match=r"^mine\.jsonl row 1: no `nowhere`, found id, text, topic, origin; .*sources`\.$"
+    ):
+        read_tasks([TaskSource.model_validate({"path": str(path), column: "nowhere"})])
+
+
+def test_ids_made_of_texts_are_the_same_in_any_file_and_order(tmp_path: Path) -> None:
+    rows = [{"q": f"Question {i % 5}?"} for i in range(8)]
+    one = write_jsonl(tmp_path / "one.jsonl", rows)
+    other = write_csv(tmp_path / "other.csv", rows[::-1])
+    read = [read_tasks([TaskSource(path=str(path), id=None, text="q")]) for path in (one, other)]
+    assert [(t.id, t.text) for t in read[0]] == [(t.id, t.text) for t in read[1]]
+    assert len({t.id for t in read[0]}) == 5  # the same text is the same task
+    assert {len(t.id) for t in read[0]} == {16}
+    named = write_jsonl(tmp_path / "named.jsonl", [{"id": text_id("Question 0?"), "text": "another"}])
+    with pytest.raises(BadConfig, match=r"named\.jsonl row 1: the id '\w+' stands already in one\.jsonl row 1"):
+        read_tasks([TaskSource(path=str(one), id=None, text="q"), named])
+    with pytest.raises(BadConfig, match=r"one\.jsonl row 1: the id '\w+' stands already in named\.jsonl row 1"):
+        read_tasks([named, TaskSource(path=str(one), id=None, text="q")])
+
+
+pools = st.integers(30, 200).map(lambda n: {f"t{i:03d}": f"text {i}" for i in range(n)})
 
 
 @settings(max_examples=60, deadline=None)
 @given(pools, st.integers(10, 20), st.integers(10, 20), st.integers(0, 5), st.randoms(use_true_random=False))
-def test_sets_are_disjoint_stratified_and_do_not_depend_on_order(pool, n_train, n_eval, seed, random) -> None:
+def test_sets_are_disjoint_drawn_evenly_along_the_ids_and_do_not_depend_on_order(
+    pool: dict[str, str], n_train: int, n_eval: int, seed: int, random: Random
+) -> None:
     if n_train + n_eval > len(pool):
         with pytest.raises(BadConfig, match="lower `tasks"):
             sample_sets(pool, n_train, n_eval, seed)
@@ -135,29 +194,56 @@ def test_sets_are_disjoint_stratified_and_do_not_depend_on_order(pool, n_train, 
     train, held = task_set(table, "train"), task_set(table, "eval")
     assert (len(train), len(held)) == (n_train, n_eval)
     assert not train.keys() & held.keys()
-    shuffled = list(pool)
+    shuffled = list(pool.items())
     random.shuffle(shuffled)
-    assert sample_sets(shuffled, n_train, n_eval, seed).equals(table)
-    whole = Counter(t.topic for t in pool)
-    drawn = Counter(r["topic"] for r in table.to_pylist() if r["set"] == "train")
-    for topic, count in whole.items():
-        assert abs(drawn[topic] - n_train * count / len(pool)) <= 2
+    assert sample_sets(dict(shuffled), n_train, n_eval, seed).equals(table)
+    # any stretch of ids has its share, but for the two blocks that it cuts and one task of each in between
+    ids = sorted(pool)
+    start, end = sorted(random.sample(range(len(ids) + 1), 2))
+    blocks = (end - start) // 15 + 2
+    for drawn, n in ((train, n_train), (held, n_eval)):
+        inside = sum(id_ in drawn for id_ in ids[start:end])
+        cut = 2 * 30 * n / len(ids)
+        assert abs(inside - n * (end - start) / len(ids)) <= blocks + cut
+
+
+def by_topic(tasks: list[Task], n_train: int, n_eval: int, seed: int) -> dict[str, str]:
+    """{id: set} drawn in proportion from every topic."""
+    rng = np.random.default_rng([seed, 1])
+    ranked = []
+    for topic in sorted({t.topic or "" for t in tasks}):
+        members = sorted(t.id for t in tasks if t.topic == topic)
+        offset = rng.random()
+        ranked += [
+            ((k + offset) / len(members), topic, members[i]) for k, i in enumerate(rng.permutation(len(members)))
+        ]
+    ids = [id_ for _, _, id_ in sorted(ranked)]
+    return dict.fromkeys(ids[:n_train], "train") | dict.fromkeys(ids[n_train : n_train + n_eval], "eval")
+
+
+@pytest.mark.parametrize(("n_train", "n_eval", "seed"), [(240, 120, 0), (60, 40, 1), (100, 33, 7)])
+def test_the_packaged_tasks_are_drawn_in_proportion_to_topics_though_nothing_knows_them(
+    n_train: int, n_eval: int, seed: int
+) -> None:
+    """Their ids begin with the topic, 30 of each."""
+    tasks = read_tasks(["demo"])
+    table = sample_sets({t.id: t.text for t in tasks}, n_train, n_eval, seed)
+    drawn = dict(zip(table.column("id").to_pylist(), table.column("set").to_pylist(), strict=True))
+    assert drawn == by_topic(tasks, n_train, n_eval, seed)
 
 
 def test_equal_texts_never_stand_on_both_sides() -> None:
-    pool = [Task(f"t{i}", f"Text  {i // 2}" if i % 2 else f"text {i // 2}", "o", "x") for i in range(60)]
+    pool = {f"t{i}": f"Text  {i // 2}" if i % 2 else f"text {i // 2}" for i in range(60)}
     table = sample_sets(pool, 15, 15, 0)
     texts = [" ".join(t.lower().split()) for t in table.column("text").to_pylist()]
     assert len(set(texts)) == 30
-    with pytest.raises(BadConfig, match="hold 30 distinct texts"):
+    with pytest.raises(BadConfig, match="there are 30 distinct texts"):
         sample_sets(pool, 16, 15, 0)
 
 
 @pytest.mark.parametrize("column", ["id", "text"])
 def test_a_leak_stops_the_run(column: str) -> None:
-    rows = [
-        {"id": f"t{i}", "text": f"x{i}", "origin": "o", "topic": "a", "set": s} for i, s in enumerate(("train", "eval"))
-    ]
+    rows = [{"id": f"t{i}", "text": f"x{i}", "set": s} for i, s in enumerate(("train", "eval"))]
     rows[1][column] = rows[0][column]
     with pytest.raises(BadConfig, match="train and eval share t0"):
         task_set(pa.Table.from_pylist(rows), "train")
