@@ -304,7 +304,10 @@ def test_a_leak_stops_the_study_before_anything_is_asked(tmp_path: Path) -> None
         stored = put_cas(study.objects, parquet_bytes(pa.Table.from_pylist(tasks)))
         written["outputs"]["tasks.parquet"] |= {"digest": stored.digest, "size": stored.size}
         manifest.write_text(json.dumps(written))
+        topics = CliRunner().invoke(main, ["step", "topics", "--run", "r", "--store", str(study.store)])
+        assert topics.exit_code == 78
+        assert f"train and eval share {leaked['id']}" in topics.stderr
         code, said = study.measure()
-        assert code == 78
-        assert f"train and eval share {leaked['id']}" in said
+        assert code == 66
+        assert "measure.train comes after topics" in said
         assert server.stats()["attempts"] == 0
