@@ -25,9 +25,10 @@ def probe_inputs(job: Job) -> ProbeInputs:
         read_npz(job.read(node, name)) for node in nodes for name in job.inputs[node].outputs if name.endswith(".npz")
     )
     topics = job.table("topics", "topics.parquet")
+    about = job.json(nodes[0], "features.json")
     return ProbeInputs(
         join_features(parts, job.node.id),
-        job.json(nodes[0], "features.json"),
+        {key: value for key, value in about.items() if key not in ("prompt", "alone")},  # of prompts, not of features
         _utilities(job, "measure.train"),
         _utilities(job, "measure.eval"),
         dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),

@@ -21,6 +21,7 @@ from prefprobe.study.export import export_features
 from prefprobe.study.run import Run, run_nodes
 from prefprobe.thurstonian.fit_files import fit_choices
 from tests.fault_server import Behaviour, FaultServer
+from tests.planted_study import PROMPT
 from tests.store_page import PAGE, described, differences, stored
 
 WIDTH, LAYERS = 8, (1, 2)
@@ -78,9 +79,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     """Every file that a study writes, and those of `export` and `fit`."""
     folder = tmp_path_factory.mktemp("study")
     loading, extraction = ModuleType("loading"), ModuleType("extraction")
-    model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted")
+    prompts = SimpleNamespace(describe=lambda: PROMPT)
+    model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted", prompts=prompts)
     loading.__dict__.update(load_model=lambda *_, **__: model)
-    extraction.__dict__.update(extract=extract, layer_numbers=lambda *_: list(LAYERS))
+    extraction.__dict__.update(ALONE="alone.json", extract=extract, layer_numbers=lambda *_: list(LAYERS))
     with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1)) as server:
         patch.setitem(sys.modules, "prefprobe.activations.loading", loading)
         patch.setitem(sys.modules, "prefprobe.activations.extraction", extraction)
