@@ -40,9 +40,9 @@ class Packing:
     """What is known of a model in packed passes."""
 
     rules: DistanceRules
-    exact_to: dict[tuple[bool, bool], int] = field(default_factory=dict)
-    """{(whether all prompts share a beginning, whether some branch off others): tokens up to which packed values were
-    compared with the model's own}."""
+    exact_to: dict[tuple[bool, bool, int], int] = field(default_factory=dict)
+    """{(whether all prompts share a beginning, whether some branch off others, the deepest block that was read): tokens up
+    to which packed values were compared with the model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
@@ -65,6 +65,8 @@ class LoadedModel:
     blocks: Sequence[Any] = field(init=False)
     """Block L, 0-based, adds to the residual stream and returns it."""
     packing: Packing = field(init=False)
+    _gives: Any = field(init=False, default=None)
+    """The class of what the backbone returns."""
 
     def __post_init__(self) -> None:
         """Raises BadConfig for an architecture without one stack of blocks."""
@@ -104,23 +106,18 @@ class LoadedModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final hidden states (n, d) → logits (n, vocabulary) float64, by all that the model itself does after its blocks.
 
-        Its own pass is run over one token, and goes on with `hidden` in place of what its blocks gave.
+        Its own pass is run, only that its blocks give `hidden`.
         """
+        any_token = torch.zeros((1, 1), dtype=torch.long, device=self.device)
         given = hidden.to(self.dtype)[None]
-
-        def replace(_module: Any, _inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (given, *output[1:])
-            output.last_hidden_state = given
-            return output
-
-        handle = self.backbone.register_forward_hook(replace)
-        try:
-            with torch.inference_mode():
-                any_token = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            if self._gives is None:
+                self._gives = type(self.backbone(input_ids=any_token, use_cache=False))
+            self.backbone.forward = lambda *_, **__: self._gives(last_hidden_state=given)
+            try:
                 logits = self.model(input_ids=any_token, use_cache=False).logits
-        finally:
-            handle.remove()
+            finally:
+                del self.backbone.forward
         return logits[0].double()
 
     def prompt_tokens(self, text: str, system: str | None = None) -> list[int]:

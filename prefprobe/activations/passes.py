@@ -76,7 +76,7 @@ def forward(
     branched = [
         row for p in packs for row, path in zip(p.rows, p.paths, strict=True) if path[-1] >= path[0] + len(path)
     ]
-    regime = skip > 0, bool(branched)
+    regime = skip > 0, bool(branched), model.n_layers if tail else max(layers)
     compared = model.packing.exact_to.get(regime, 0)
     try:
         result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
@@ -89,8 +89,9 @@ def forward(
         _set_apart(model, 0, "its layers take no packed pass")
         return _one_by_one(model, sequences, *wanted)
     if longest > compared:
-        some = {lengths.index(longest), lengths.index(min(lengths)), *sorted(branched, key=lambda r: -lengths[r])[:1]}
-        rows = sorted(some)
+        candidates = [range(len(lengths)), branched or range(len(lengths))]
+        some = {max(rows, key=lambda row: lengths[row]) for rows in candidates}
+        rows = sorted(some if compared else some | {lengths.index(min(lengths))})
         apart = _difference(result, rows, _one_by_one(model, [sequences[i] for i in rows], *wanted))
         if not apart < tolerance(model):
             _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
@@ -108,17 +109,14 @@ def check_model(model: LoadedModel) -> None:
     """
     if model.packing.checked:
         return
-    texts = ["Name a colour", "Name a colour and a number", "Name a colour or a word", "Sort these three words"]
-    sequences = [model.prompt_tokens(text) for text in texts]
-    layers, tokens = range(model.n_layers), torch.tensor([sequences[-1]], device=model.device)
-    with torch.inference_mode():
-        own = model.model(input_ids=tokens, use_cache=False, output_hidden_states=True)
-        with _capture(model, layers, final=True) as seen:
-            model.model(input_ids=tokens, use_cache=False)
-        with _capture(model, (), final=True) as before:
-            model.model(input_ids=tokens[:, :-1], use_cache=False)
+    tokens = model.prompt_tokens("Name a colour and a number")
+    other = [*tokens[:-1], next(token for token in tokens if token != tokens[-1])]
+    layers = range(model.n_layers)
+    with torch.inference_mode(), _capture(model, layers, final=True, stop=False) as seen:
+        pair = torch.tensor([tokens, other], device=model.device)
+        own = model.model(input_ids=pair, use_cache=False, output_hidden_states=True)
     streams = [seen[layer] for layer in layers]
-    shape = (*tokens.shape, model.width)
+    shape = (*pair.shape, model.width)
     if any(stream.shape != shape for stream in streams):
         found = next(tuple(stream.shape) for stream in streams if stream.shape != shape)
         _refuse(model, f"its blocks hand on values of shape {found}, expected one residual stream of shape {shape}")
@@ -127,11 +125,11 @@ def check_model(model: LoadedModel) -> None:
     compared = list(zip(streams[:-1], reported[1:-1], strict=len(reported) == len(streams) + 1))
     if not compared or not all(_near(model, stream, said) for stream, said in compared):
         _refuse(model, "its blocks give other values than the hidden states that it reports")
-    if not _near(model, before[_FINAL], seen[_FINAL][:, :-1], np.median):  # rounding may be large at some one token
+    one, changed = seen[_FINAL][:, :-1]
+    if not _near(model, one, changed, np.median):  # rounding may be large at some one token
         _refuse(model, "a later token changes what it computes of earlier ones, which no decoder does")
     if not _near(model, model.logits(seen[_FINAL][0]), own.logits[0]):
         _refuse(model, "the logits of its final hidden states are not its own")
-    forward(model, sequences, layers=layers, tail=1)
     model.packing.checked = True
 
 
@@ -257,10 +255,12 @@ class _Reached(Exception):
 
 
 @contextmanager
-def _capture(model: LoadedModel, layers: Sequence[int], final: bool) -> Iterator[dict[int, torch.Tensor]]:
+def _capture(
+    model: LoadedModel, layers: Sequence[int], final: bool, stop: bool = True
+) -> Iterator[dict[int, torch.Tensor]]:
     """{layer: the stream after it}, and the final hidden states as _FINAL, of the one pass that is run within it.
 
-    The pass is left as soon as they are there: what is above is not computed.
+    The pass is left as soon as they are there (`stop`): what is above is not computed.
     """
     seen: dict[int, torch.Tensor] = {}
     wanted = {*layers, _FINAL} if final else set(layers)
@@ -268,7 +268,7 @@ def _capture(model: LoadedModel, layers: Sequence[int], final: bool) -> Iterator
     def keep(name: int) -> Any:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
             seen[name] = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
-            if seen.keys() == wanted:
+            if stop and seen.keys() == wanted:
                 raise _Reached
 
         return hook
