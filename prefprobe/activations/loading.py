@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,8 @@ class Packing:
     """What is known of a model in packed passes."""
 
     rules: DistanceRules
+    named: frozenset[int]
+    """Every whole number in the configuration."""
     exact_to: dict[tuple[bool, bool, int], int] = field(default_factory=dict)
     """{(whether all prompts share a beginning, whether some branch off others, the deepest block that was read): tokens up
     to which packed values were compared with the model's own}."""
@@ -71,7 +73,8 @@ class LoadedModel:
     def __post_init__(self) -> None:
         """Raises BadConfig for an architecture without one stack of blocks."""
         self.backbone, self.blocks = _stack(self.model.get_decoder())
-        self.packing = Packing(DistanceRules(self.backbone.config))
+        config = self.backbone.config
+        self.packing = Packing(DistanceRules(config), frozenset(_whole_numbers(config.to_dict())))
 
     @property
     def tokenizer(self) -> Any:
@@ -207,6 +210,15 @@ def _stack(decoder: Any) -> tuple[Any, Sequence[Any]]:
             "measure another model."
         )
     return own[0]
+
+
+def _whole_numbers(values: Any) -> Iterator[int]:
+    """All of them in nested mappings and lists."""
+    if isinstance(values, dict | list | tuple):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _whole_numbers(value)
+    elif isinstance(values, int) and not isinstance(values, bool):
+        yield values
 
 
 def _device(name: str) -> torch.device:

@@ -88,7 +88,7 @@ def forward(
         _log.debug("packed pass", exc_info=True)
         _set_apart(model, 0, "its layers take no packed pass")
         return _one_by_one(model, sequences, *wanted)
-    if longest > compared:
+    if _is_new(model, longest, compared):
         candidates = [range(len(lengths)), branched or range(len(lengths))]
         some = {max(rows, key=lambda row: lengths[row]) for rows in candidates}
         rows = sorted(some if compared else some | {lengths.index(min(lengths))})
@@ -99,6 +99,13 @@ def forward(
             return _one_by_one(model, sequences, *wanted)
         model.packing.exact_to[regime] = longest
     return result
+
+
+def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
+    """Whether prompts may be in another regime than those that were compared: a quarter longer, or beyond any number that
+    the configuration names, as windows, chunks and lengths of training are.
+    """
+    return longest > 1.25 * compared or any(compared <= n <= longest for n in model.packing.named if longest > compared)
 
 
 def check_model(model: LoadedModel) -> None:

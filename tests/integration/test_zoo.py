@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from prefprobe import LocalEngine, choose, extract_activations, load_model
 from prefprobe.activations.loading import LoadedModel
+from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.passes import check_model
 from prefprobe.choices.stimulus import STIMULUS
 from prefprobe.errors import BadConfig
@@ -305,3 +306,22 @@ def table() -> str:
         how = "**refused**" if last.refusal else "exact, slower" if last.alone else "exact"
         rows.append(f"| {name} | `{family.config}` | {how} | {last.refusal or last.alone} |")
     return "\n".join(rows) + "\n"
+
+
+def test_a_mask_that_forgets_the_window_is_found_out_as_soon_as_prompts_are_longer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save(ZOO["Mistral"].make(WINDOWS[0]), tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu")
+    monkeypatch.setattr(DistanceRules, "_of", lambda *_: None)
+    texts = ["x" * n for n in (20, 40, 44)]
+    assert [len(loaded.prompt_tokens(text)) for text in texts] == [23, 43, 47]
+    extract_activations(loaded, texts)
+    assert not loaded.packing.why  # the window is not reached
+    longer = [f"{text} and {text}"[:63] for text in texts]
+    assert max(len(loaded.prompt_tokens(text)) for text in longer) < 1.25 * 64
+    got = extract_activations(loaded, longer, layers=[2])[2]
+    assert loaded.packing.why.startswith("prompts of 66 tokens and more")
+    for row, text in enumerate(longer):
+        right = one_pass(loaded.model, loaded.prompt_tokens(text)).hidden_states[3][0, -1].numpy()
+        np.testing.assert_allclose(got[row], right, rtol=1e-4, atol=1e-5)
