@@ -145,7 +145,9 @@ def _refuse(model: LoadedModel, why: str) -> NoReturn:
 
 
 def _near(model: LoadedModel, one: torch.Tensor, other: torch.Tensor, of: Callable[[Any], Any] = np.max) -> bool:
-    return bool(of(relative_difference(one.float().cpu().numpy(), other.float().cpu().numpy())) < tolerance(model))
+    """Values that are no numbers in both are alike; they are refused under the name of the task that gives them."""
+    numbers = (np.nan_to_num(values.float().cpu().numpy(), posinf=0.0, neginf=0.0) for values in (one, other))
+    return bool(of(relative_difference(*numbers)) < tolerance(model))
 
 
 def tolerance(model: LoadedModel) -> float:
@@ -201,7 +203,7 @@ def _packed(
     kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
     hidden = torch.empty((n, tail, d), device=model.device) if tail else None
     with torch.inference_mode():
-        prefix = _prefix_cache(model, sequences[0][:skip]) if skip else None
+        prefix = _prefix_cache(model, sequences[0][:skip], layers, tail > 0) if skip else None
         for batch in batches(packs, batch_tokens):
             rows = [row for p in batch for row in p.rows]
             where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows], device=model.device)
@@ -215,9 +217,14 @@ def _packed(
     return Passed(kept, hidden)
 
 
-def _prefix_cache(model: LoadedModel, tokens: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _prefix_cache(
+    model: LoadedModel, tokens: Sequence[int], layers: tuple[int, ...], final: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of the beginning that all prompts share, of the blocks up to the deepest of `layers`, or of all."""
     cache = DynamicCache()
-    model.backbone(input_ids=torch.tensor([list(tokens)], device=model.device), past_key_values=cache, use_cache=True)
+    with _capture(model, layers, final):
+        ids = torch.tensor([list(tokens)], device=model.device)
+        model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 

@@ -133,6 +133,7 @@ def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_
     own = load_model(SMOLLM2)
     store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
     above: list[int] = []
+    passes.check_model(own)  # goes through all of it, once
     own.backbone.layers[16].register_forward_hook(lambda *_: above.append(1))
     whole = extract(own, rows, layers, store, 7, Progress())
     assert not above  # nothing above the deepest layer is computed
