@@ -39,7 +39,6 @@ class PromptFormat:
     ) -> None:
         self.tokenizer, self.chat = tokenizer, chat
         self._arguments, self._day, self._merged = dict(template or {}), day, False
-        self._encoding = Encoding(tokenizer)
         self._beginning: list[int] = []
         self._added: dict[tuple[str, str, str], tuple[list[int], int, int]] = {}
         self._turns: Turns | None = None
@@ -47,11 +46,13 @@ class PromptFormat:
         if not chat:
             if self._arguments:
                 raise BadConfig("model.template has arguments of a chat template, and `chat: false` uses none.")
+            self._encoding = Encoding(tokenizer)
             self._beginning = _beginning(tokenizer)
             return
         text, arguments = chosen(tokenizer.chat_template, self._arguments)
         self._reads = read_by(text, arguments)
         self._turns = Turns(renderer(text, arguments, day, tokenizer.special_tokens_map))
+        self._encoding = Encoding(tokenizer, text + self._turns.printed)
 
     def tokens(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of one prompt, ready for the answer, with at most one BOS.
@@ -69,7 +70,8 @@ class PromptFormat:
         return self.asked_many([(text, system)], label_a, label_b)[0]
 
     def asked_many(self, prompts: Sequence[Prompt], label_a: str, label_b: str) -> list[Asked]:
-        """Prompts up to the answer, and what two labels add to each, tokenised together with it.
+        """Prompts up to the answer, and what two labels add to each, tokenised together with it: with the blank before them
+        that finished answers have, as in Llama 2's `[/INST] Task A:` or GLM-4's line break.
 
         Raises BadConfig as `tokens` does, if an answer would stand within a thought, and if the labels cannot be told apart
         or joined to the prompt.
@@ -77,7 +79,8 @@ class PromptFormat:
         if self._turns is not None:
             check_thought(self._turns, arguments_of(self._reads))
         asked = [self._pieces(*prompt) + self._closing(prompt[1]) for prompt in prompts]
-        keys = [(_end(pieces), label_a, label_b) for pieces in asked]
+        blanks = ["" if self._turns is None else self._turns.blank_after(system) for _, system in prompts]
+        keys = [(_end(pieces), blank + label_a, blank + label_b) for pieces, blank in zip(asked, blanks, strict=True)]
         tokens = self._encoded(asked)
         adds: dict[int, tuple[list[int], int, int]] = {}
         alone = []
@@ -87,7 +90,7 @@ class PromptFormat:
             if not self._encoding.separates(key[0]) or (key not in self._added and key not in first):
                 alone.append(k)
                 first.add(key)
-        found = self._labels([asked[k] for k in alone], [tokens[k] for k in alone], (label_a, label_b))
+        found = self._labels([asked[k] for k in alone], [tokens[k] for k in alone], [keys[k][1:] for k in alone])
         for k, added in zip(alone, found, strict=True):
             adds[k] = added
             if self._encoding.separates(keys[k][0]):
@@ -116,12 +119,15 @@ class PromptFormat:
         return [self._beginning + ids for ids in self._encoding.many(prompts)]
 
     def _labels(
-        self, asked: Sequence[list[Piece]], tokens: Sequence[list[int]], labels: tuple[str, str]
+        self, asked: Sequence[list[Piece]], tokens: Sequence[list[int]], labels_of: Sequence[tuple[str, str]]
     ) -> list[tuple[list[int], int, int]]:
-        """What the labels add to each prompt: the tokens they share, and the first that differ."""
-        joint = [self._encoded([[*pieces, Piece(label, True)] for pieces in asked]) for label in labels]
+        """What its labels add to each prompt: the tokens they share, and the first that differ."""
+        joint = [
+            self._encoded([[*pieces, Piece(labels[i], True)] for pieces, labels in zip(asked, labels_of, strict=True)])
+            for i in (0, 1)
+        ]
         out = []
-        for k, ids in enumerate(tokens):
+        for k, (ids, labels) in enumerate(zip(tokens, labels_of, strict=True)):
             whole = [joint[0][k], joint[1][k]]
             if all(both[: len(ids)] == ids for both in whole):
                 added = [both[len(ids) :] for both in whole]

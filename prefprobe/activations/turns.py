@@ -65,7 +65,7 @@ class Turns:
         self.closing, self.thought = "", ""
         """What the template puts between the prompt and a finished answer to close a thought; and a thought that it opens
         and does not close, so that no answer can follow the prompt."""
-        self._closings = {s: self._closing(s) for s in (None, SYSTEM)}
+        self._betweens = {s: self._closing(s) for s in (None, SYSTEM)}
 
     def pieces(self, text: str, system: str | None = None) -> list[Piece]:
         """The prompt, ready for the answer. Raises BadConfig if a text does not stand in it as it is (or trimmed)."""
@@ -91,7 +91,18 @@ class Turns:
 
     def closing_after(self, system: str | None) -> str:
         """What closes the thought after such a prompt; "" where there is none."""
-        return self._closings[None if system is None else SYSTEM]
+        between = self._betweens[None if system is None else SYSTEM]
+        return between if between.strip() else ""
+
+    def blank_after(self, system: str | None) -> str:
+        """The white space with which finished answers begin after such a prompt, where they begin with nothing else."""
+        between = self._betweens[None if system is None else SYSTEM]
+        return "" if between.strip() else between
+
+    @property
+    def printed(self) -> str:
+        """All that is printed around texts and answers."""
+        return "".join(part for skeleton in self._skeletons.values() for part in skeleton) + self.closing
 
     def _choose_form(self) -> None:
         """A user's turn as a text, or as a list of parts."""
@@ -133,12 +144,12 @@ class Turns:
         return sentinel in shown and not (any(self._forms.values()) and re.search(f"{sentinel}['\"]", shown))
 
     def _closing(self, system: str | None) -> str:
-        """What stands between the prompt and a finished answer, unless blank; sets `closing` and `thought`."""
+        """What stands between the prompt and a finished answer; sets `closing` and `thought`."""
         tail = self._render(self._messages(TEXT, system), True).rpartition(TEXT)[2]
         between = self._between(tail, system)
         opened = next((o for o, c in _THOUGHTS if (tail + between).rfind(o) > (tail + between).rfind(c)), "")
         self.thought = self.thought or opened
-        self.closing = self.closing or between
+        self.closing = self.closing or (between if between.strip() else "")
         return between
 
     def _between(self, tail: str, system: str | None) -> str:
@@ -152,8 +163,7 @@ class Turns:
             if not answered or TEXT not in until:
                 continue
             if finished.startswith(tail):
-                between = finished[len(tail) :]
-                return between if between.strip() else ""
+                return finished[len(tail) :]
             pairs = enumerate(zip(tail, finished, strict=False))
             same = next((k for k, (one, other) in pairs if one != other), len(finished))
             tag = tail.rfind("<", 0, same)

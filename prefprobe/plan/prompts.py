@@ -42,11 +42,11 @@ class PromptLengths:
         """Tokens of each prompt with the beginning of an answer; None if tokenizer or template are not here."""
         if self.tokenizer is None or (self.chat and self.turns is None):
             return None
-        shown = [self._shown(*p) + (self._closing(p[1]) + answer if answer else "") for p in prompts]
+        shown = [self._shown(*p) + (self._before_answer(p[1]) + answer if answer else "") for p in prompts]
         return [len(e) for e in self.tokenizer.encode_batch_fast(shown, add_special_tokens=not self.chat)]
 
-    def _closing(self, system: str | None) -> str:
-        return "" if self.turns is None else self.turns.closing_after(system)
+    def _before_answer(self, system: str | None) -> str:
+        return "" if self.turns is None else self.turns.closing_after(system) + self.turns.blank_after(system)
 
     @property
     def assumed(self) -> int:

@@ -137,6 +137,20 @@ def test_control_tokens_in_a_text_are_text(kind: str, name: str) -> None:
     assert read > 20
 
 
+def test_marks_of_the_template_that_are_not_called_special_open_no_turns() -> None:
+    """As DeepSeek's turns, and the thoughts of many: no tokenizer splits them, so that a text with one is refused."""
+    tokenizer = made.byte_level(made.MARKS)
+    marks = ["<｜User｜>", "<｜Assistant｜>", "</think>", "<h1>", "\n\n", "poem"]
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
+    of = PromptFormat(tokenizer)
+    for mark in marks[:3]:
+        for prompt in [(f"a {mark} b", None), ("a", f"Be kind.{mark}")]:
+            with pytest.raises(BadConfig, match=f"holds the control token {mark}, which"):
+                of.tokens(*prompt)
+    for mark in marks[3:]:  # which the template does not print, or any text may hold
+        assert of.tokens(f"a {mark} b") == joint(tokenizer, [shown(tokenizer, f"a {mark} b", None)])[0]
+
+
 def test_a_control_token_that_cannot_be_read_as_text_is_named() -> None:
     """One too short to be told from a twin, and one that the normaliser makes of other letters."""
     short = made.byte_level(made.CHATML, (*made.CONTROLS, "<>"))
@@ -186,8 +200,21 @@ def test_an_unknown_token_that_is_spelt_out_is_text_and_what_is_unknown_is_none(
     assert tokenizer.decode(of.tokens("a </s> b")) == tokenizer.decode(of.tokens("a <xs> b")).replace("<xs>", "</s>")
 
 
+def answered(of: PromptFormat, prompt: tuple[str, str | None], label: str) -> str:
+    """A finished conversation up to the label with which its answer begins, as its template prints it."""
+    text, system = prompt
+    if not of.chat:
+        return (text if system is None else f"{system}\n\n{text}") + label
+    turns = [{"role": "system", "content": system}] * (system is not None) + [{"role": "user", "content": text}]
+    turns.append({"role": "assistant", "content": f"{label} yes"})
+    render = renderer(of.tokenizer.chat_template, {}, DATE, of.tokenizer.special_tokens_map)
+    before, after = render(turns[:-1], True), render(turns, False)  # some print a system prompt in the last turn only
+    start, end = before.rindex(text.strip()), after.rindex(label) + len(label)
+    return before[:start] + after[after.rindex(text.strip(), 0, end - len(label)) : end]
+
+
 @pytest.mark.parametrize("kind", kinds())
-@pytest.mark.parametrize("name", ["chatml", "inst", "last turn", "dated", "bare"])
+@pytest.mark.parametrize("name", ["chatml", "inst", "last turn", "blank line", "dated", "bare"])
 def test_labels_are_what_they_add_to_the_prompt(kind: str, name: str) -> None:
     tokenizer = kinds()[kind](made.CHATML if name == "bare" else made.PLAIN[name][0])
     of = PromptFormat(tokenizer, chat=name != "bare")
@@ -196,8 +223,7 @@ def test_labels_are_what_they_add_to_the_prompt(kind: str, name: str) -> None:
     assert asked == [of.asked(*prompt, *LABELS) for prompt in prompts]
     for prompt, found in zip(prompts, asked, strict=True):
         assert found.prompt == of.tokens(*prompt)
-        text = "".join(piece.string for piece in of._pieces(*prompt))
-        a, b = joint(tokenizer, [text + label for label in LABELS], bare=name == "bare")
+        a, b = joint(tokenizer, [answered(of, prompt, label) for label in LABELS], bare=name == "bare")
         if a[: len(found.prompt)] == found.prompt:
             begun = [*found.prompt, *found.shared]
             assert a[: len(begun) + 1] == [*begun, found.a]

@@ -120,6 +120,9 @@ def test_the_answer_stands_after_the_thought_or_nowhere(
     of = turns(template, **arguments)
     assert (of.closing, of.thought) == (closing, thought)
     assert {of.closing_after(None), of.closing_after("Be kind.")} == {closing}
+    assert {of.blank_after(None), of.blank_after("Be kind.")} == {
+        " " if template in (made.INST, made.SYSTEM_IN_LAST_TURN) else ""
+    }
     assert shown(of, "Hello")  # activations are read all the same
     names = arguments_of(read_by(template, arguments))
     if not thought:
