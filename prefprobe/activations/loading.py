@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.activations.adapters import merged
-from prefprobe.activations.context import context_of
+from prefprobe.activations.context import context_of, scaled_from
 from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
@@ -40,9 +40,9 @@ class Packing:
     """What is known of a model in packed passes."""
 
     rules: DistanceRules
-    exact_to: dict[tuple[bool, bool], int] = field(default_factory=dict)
-    """{(whether all prompts share a beginning, whether some branch off others): tokens up to which packed values were
-    compared with the model's own}."""
+    exact_to: dict[tuple[bool, int], int] = field(default_factory=dict)
+    """{(whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a pack, as a number of bits):
+    tokens up to which packed values were compared with the model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
@@ -70,6 +70,9 @@ class LoadedModel:
         """Raises BadConfig for an architecture without one stack of blocks."""
         self.backbone, self.blocks = _stack(self.model.get_decoder())
         self.packing = Packing(DistanceRules(self.backbone.config))
+        scaled = scaled_from(self.backbone.config.to_dict())
+        if scaled is not None:
+            self.set_apart(scaled + 1, "these have rotary frequencies of their own")
 
     @property
     def tokenizer(self) -> Any:
@@ -100,6 +103,13 @@ class LoadedModel:
     def context(self) -> int | None:
         """Tokens that a prompt may have; None where the architecture knows no limit."""
         return context_of(self.backbone.config.to_dict())
+
+    def set_apart(self, longest: int, why: str) -> None:
+        """Prompts of `longest` tokens and more go through alone from now on."""
+        where = f"prompts of {longest} tokens and more go" if longest else "prompts go"
+        self.packing.apart_from = longest
+        self.packing.why = f"{where} through {self.family} one at a time, since {why}"
+        _log.info("%s; this is exact, and slower", self.packing.why)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final hidden states (n, d) → logits (n, vocabulary) float64, by all that the model itself does after its blocks.

@@ -73,10 +73,9 @@ def forward(
     if pack_tokens is None:
         pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
     packs = pack(sequences, skip, pack_tokens)
-    branched = [
-        row for p in packs for row, path in zip(p.rows, p.paths, strict=True) if path[-1] >= path[0] + len(path)
-    ]
-    regime = skip > 0, bool(branched)
+    gaps = {row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)}
+    farthest = max(gaps, key=lambda row: gaps[row])
+    regime = skip > 0, gaps[farthest].bit_length()
     compared = model.packing.exact_to.get(regime, 0)
     try:
         result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
@@ -86,15 +85,14 @@ def forward(
         if compared:
             raise
         _log.debug("packed pass", exc_info=True)
-        _set_apart(model, 0, "its layers take no packed pass")
+        model.set_apart(0, "its layers take no packed pass")
         return _one_by_one(model, sequences, *wanted)
     if longest > compared:
-        some = {lengths.index(longest), lengths.index(min(lengths)), *sorted(branched, key=lambda r: -lengths[r])[:1]}
-        rows = sorted(some)
+        rows = sorted({lengths.index(longest), lengths.index(min(lengths)), farthest})
         apart = _difference(result, rows, _one_by_one(model, [sequences[i] for i in rows], *wanted))
         if not apart < tolerance(model):
             _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
-            _set_apart(model, longest, "packed values are not its own")
+            model.set_apart(longest, "packed values are not its own")
             return _one_by_one(model, sequences, *wanted)
         model.packing.exact_to[regime] = longest
     return result
@@ -146,12 +144,6 @@ def _near(model: LoadedModel, one: torch.Tensor, other: torch.Tensor, of: Callab
 def tolerance(model: LoadedModel) -> float:
     """Relative difference of two vectors that rounding alone may cause."""
     return _TOLERANCE.get(model.dtype, _TOLERANCE_HALF)
-
-
-def _set_apart(model: LoadedModel, longest: int, why: str) -> None:
-    where = f"prompts of {longest} tokens and more go" if longest else "prompts go"
-    model.packing.apart_from, model.packing.why = longest, f"{where} through {model.family} one at a time, since {why}"
-    _log.info("%s; this is exact, and slower", model.packing.why)
 
 
 def _difference(packed: Passed, rows: list[int], alone: Passed) -> float:
