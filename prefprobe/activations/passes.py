@@ -64,7 +64,7 @@ def forward(
     if model.context is not None and longest > model.context:
         raise BadConfig(
             f"a prompt of {longest} tokens is longer than the model's context of {model.context}; "
-            "leave out the longest tasks, or set `tasks.too_long: drop`."
+            "shorten it or leave it out."
         )
     wanted = tuple(layers), tail
     if longest >= model.packing.apart_from:
@@ -73,7 +73,9 @@ def forward(
     if pack_tokens is None:
         pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
     packs = pack(sequences, skip, pack_tokens)
-    gaps = {row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)}
+    gaps = {
+        row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
+    }
     farthest = max(gaps, key=lambda row: gaps[row])
     regime = skip > 0, gaps[farthest].bit_length()
     compared = model.packing.exact_to.get(regime, 0)

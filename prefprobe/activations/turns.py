@@ -4,6 +4,7 @@ Needs neither torch nor transformers: what renders a template is given.
 """
 
 import re
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -174,7 +175,7 @@ class Turns:
         return ""  # it takes no answers: what it opens is seen in the tail
 
 
-def check_thought(turns: Turns, arguments: list[str]) -> None:
+def check_thought(turns: Turns, arguments: Sequence[str]) -> None:
     """Raise BadConfig if an answer after the prompt would stand within a thought; the arguments are the template's."""
     if turns.thought:
         takes = f" (the template takes {', '.join(arguments)})" if arguments else ""
