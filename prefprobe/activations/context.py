@@ -20,7 +20,7 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 
 def scaled_from(config: Mapping[str, Any]) -> int | None:
-    """Tokens beyond which a prompt is given other rotary frequencies (`longrope`), in all its positions; None if there are none."""
+    """Tokens beyond which a prompt has other rotary frequencies (`longrope`) in all its positions; None without such."""
     first = [_first(config, rope) for rope in _ropes(config) if "longrope" in _kind(rope)]
     return min((length for length in first if length), default=None)
 

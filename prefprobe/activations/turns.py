@@ -178,11 +178,14 @@ class Turns:
 def check_thought(turns: Turns, arguments: Sequence[str]) -> None:
     """Raise BadConfig if an answer after the prompt would stand within a thought; the arguments are the template's."""
     if turns.thought:
-        takes = f" (the template takes {', '.join(arguments)})" if arguments else ""
+        close = (
+            f"close it by an argument of the template in model.template (it takes {', '.join(arguments)}), or "
+            if arguments
+            else ""
+        )
         raise BadConfig(
             f"the chat template begins an answer with `{shortened(turns.thought, 60)}`, which finished answers do not have: a "
-            "label would be read within a thought; close it by an argument in model.template, such as enable_thinking: "
-            f"false{takes}, or let answers be sampled with `choices.engine: api`."
+            f"label would be read within a thought; {close}let answers be sampled with `choices.engine: api`."
         )
 
 

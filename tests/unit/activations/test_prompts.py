@@ -290,7 +290,7 @@ def test_a_thought_is_closed_as_the_template_closes_it(template: str) -> None:
 def test_a_thought_that_stays_open_takes_no_label() -> None:
     of = PromptFormat(made.byte_level(made.FORGOTTEN))
     assert of.tokens("Hello")
-    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*the template takes no_thoughts\)"):
+    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*it takes no_thoughts\)"):
         of.check_labels(*LABELS)
     with pytest.raises(BadConfig, match="within a thought"):
         of.asked("Hello", None, *LABELS)

@@ -164,10 +164,11 @@ def test_the_base_model_reads_bare_tasks_and_is_asked_nothing() -> None:
 
 def test_a_template_that_leaves_answers_in_a_thought_is_refused_where_labels_are_read_off() -> None:
     facts = words(1000)
-    thinking = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<think>{% endif %}"
+    turn = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+    thinking = turn + "{% if add_generation_prompt %}<think>{% endif %}"
     lengths = replace(facts.lengths, turns=Turns(renderer(thinking, {}, DATE, {})))
     by_name = {"model": replace(facts, lengths=lengths, takes=["effort"])}
-    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*the template takes effort\)"):
+    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*it takes effort\)"):
         freeze(config(*LABELS), pool(), by_name, [])
     over = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
     assert freeze(config(*over), pool(), by_name, []).too_long == []
