@@ -122,6 +122,8 @@ def check_model(model: LoadedModel) -> None:
     if any(stream.shape != shape for stream in streams):
         found = next(tuple(stream.shape) for stream in streams if stream.shape != shape)
         _refuse(model, f"its blocks hand on values of shape {found}, expected one residual stream of shape {shape}")
+    if not all(bool(stream.isfinite().all()) for stream in seen.values()):
+        _refuse(model, "what it computes is not finite in this type, or its weights are not")
     reported = own.hidden_states or ()
     # the last one that is reported has gone through the final norm, which is after the stream
     compared = list(zip(streams[:-1], reported[1:-1], strict=len(reported) == len(streams) + 1))

@@ -17,7 +17,7 @@ from prefprobe.numbers import shortened
 TEXT, SYSTEM, _ANSWER = "xq7-text-7qx", "xq7-system-7qx", "xq7-answer-7qx"
 """Stand for a text, a system prompt and an answer where a template is tried out."""
 _SLOTS = re.compile(f"({TEXT}|{SYSTEM})")
-_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a template's code may end in."""
 _THOUGHTS = (
     ("<think>", "</think>"),

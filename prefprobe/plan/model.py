@@ -163,7 +163,10 @@ def _downloaded(source: str, revision: str | None) -> Path | None:
 def _tokenizer(path: Path) -> Tokenizer | None:
     if not path.is_file():
         return None
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # of no other class
+        raise BadConfig(f"{path}: not a tokenizer ({error}); download or save the model again.") from error
     tokenizer.no_padding()  # a file may ask for it, and for truncation
     tokenizer.no_truncation()
     return tokenizer
