@@ -55,7 +55,7 @@ def forward(
     given: enough to share beginnings and to waste little at a pack's end, while attention, which grows with it, stays a
     small part.
 
-    Raises BadConfig for a sequence longer than the model's context, and for a model whose values depend on later tokens.
+    Raises BadConfig for a sequence longer than the model's context, and for a token that the model has not.
     """
     if any(len(s) <= max(tail, 1) for s in sequences):
         raise BadConfig("a prompt is shorter than the answer's beginning; check the chat template and the labels.")
@@ -67,6 +67,7 @@ def forward(
             "shorten it or leave it out."
         )
     wanted = tuple(layers), tail
+    _check_tokens(model, sequences)
     if longest >= model.packing.apart_from:
         return _one_by_one(model, sequences, *wanted)
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1))
@@ -110,6 +111,7 @@ def check_model(model: LoadedModel) -> None:
         return
     texts = ["Name a colour", "Name a colour and a number", "Name a colour or a word", "Sort these three words"]
     sequences = [model.prompt_tokens(text) for text in texts]
+    _check_tokens(model, sequences)
     layers, tokens = range(model.n_layers), torch.tensor([sequences[-1]], device=model.device)
     with torch.inference_mode():
         own = model.model(input_ids=tokens, use_cache=False, output_hidden_states=True)
@@ -135,6 +137,15 @@ def check_model(model: LoadedModel) -> None:
         _refuse(model, "the logits of its final hidden states are not its own")
     forward(model, sequences, layers=layers, tail=1)
     model.packing.checked = True
+
+
+def _check_tokens(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> None:
+    rows, last = len(model.model.get_input_embeddings().weight), max(map(max, sequences))
+    if last >= rows:
+        raise BadConfig(
+            f"the tokenizer reads a prompt as token {last}, and the model has embeddings of {rows} tokens; use the tokenizer "
+            "that belongs to the model."
+        )
 
 
 def _refuse(model: LoadedModel, why: str) -> NoReturn:

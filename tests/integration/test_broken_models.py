@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
-from prefprobe import load_model
+from prefprobe import extract_activations, load_model
 from prefprobe.activations.passes import check_model
 from prefprobe.errors import BadConfig
 from tests.integration.test_zoo import ZOO, save
@@ -86,6 +87,21 @@ def test_files_that_cannot_be_read_are_refused(folder: Path, name: str, text: st
     (folder / name).write_text(text)
     with pytest.raises(BadConfig):
         load_model(str(folder), device="cpu")
+
+
+def test_a_token_that_the_model_has_not_is_refused(folder: Path) -> None:
+    """Of a tokenizer that was given a token which the model was not: in the template, or in a text alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["ode", "novel"])
+    tokenizer.save_pretrained(folder)
+    loaded = load_model(str(folder), device="cpu")
+    assert extract_activations(loaded, ["a poem"], layers=[1])[1].shape == (1, 32)
+    with pytest.raises(BadConfig, match=r"as token 264, and the model has embeddings of 264 tokens"):
+        extract_activations(loaded, ["a novel"], layers=[1])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}novel"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(BadConfig, match=r"as token 264"):
+        check_model(load_model(str(folder), device="cpu"))
 
 
 def test_a_vocabulary_that_the_configuration_has_not_is_refused(folder: Path) -> None:
