@@ -49,6 +49,15 @@ SYSTEM_IN_LAST_TURN = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {% if loop.last and system is defined %}{{ system }}\n\n{% endif %}"
     "{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+BLANK_LINE = (  # as GLM-4: answers begin with a line break, which the prompt does not
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+MARKS = (  # as DeepSeek
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }} poem\n\n"
+    "{% elif m.role == 'user' %}<｜User｜>{{ m.content }}{% else %}<｜Assistant｜>{{ m.content.split('</think>')[-1] }}"
+    "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+)
 GENERATION = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n{% generation %}{{ m.content }}"
     "{% endgeneration %}<|im_end|>\n{% else %}" + TURN + "{% endif %}{% endfor %}" + ANSWER
@@ -73,6 +82,7 @@ PLAIN = {  # each with whether a system prompt is folded into the user's turn
     "parts of the user": (PARTS_OF_USER, False),
     "inst": (INST, False),
     "last turn": (SYSTEM_IN_LAST_TURN, False),
+    "blank line": (BLANK_LINE, False),
     "generation": (GENERATION, False),
     "twice": (TWICE, False),
     "lists printed": (LISTS_PRINTED, True),

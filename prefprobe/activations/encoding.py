@@ -13,16 +13,27 @@ from prefprobe.activations.turns import TEXT, Piece
 from prefprobe.errors import BadConfig
 from prefprobe.numbers import shortened
 
+_MARK = re.compile(r"[^\w\s].*\w.*[^\w\s]", re.DOTALL)
+"""An added token that no text would hold by chance: neither a word nor white space."""
+
 Run = tuple[str, bool]
 """A string, and whether control tokens in it are meant."""
 
 
 class Encoding:
-    """Tokens of prompts by one tokenizer; what it adds of itself to a text (BOS) is left out."""
+    """Tokens of prompts by one tokenizer; what it adds of itself to a text (BOS) is left out.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Control tokens are those that it calls special, and the marks among its other added tokens that a template `prints`, such
+    as `</think>`; of these a text that spells one out is refused, since no tokenizer reads them as text.
+    """
+
+    def __init__(self, tokenizer: Any, prints: str = "") -> None:
         self._tokenizer = tokenizer
-        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        added = {
+            str(token)
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or (_MARK.fullmatch(str(token)) and str(token) in prints)
+        }
         numbers = {token: tokenizer.convert_tokens_to_ids(token) for token in added | set(tokenizer.all_special_tokens)}
         self._special = {n: token for token, n in numbers.items() if tokenizer.convert_ids_to_tokens(n) == token}
         unknown = tokenizer.unk_token_id

@@ -110,6 +110,12 @@ def extract(
     saved = sum(len(c) for n, c in zip(names, chunks, strict=True) if n in there)
     progress.start(len(rows), unit, saved)
     check_model(model)
+    longest = max(range(len(rows)), key=lambda i: len(tokens[i]), default=None)
+    if longest is not None and model.context is not None and len(tokens[longest]) > model.context:
+        raise BadConfig(
+            f"task {rows[longest][0]}: its prompt takes {len(tokens[longest]):,} tokens, and the model's context is "
+            f"{model.context:,}; shorten it or leave it out."
+        )
     for name, chunk in zip(names, chunks, strict=True):
         if name in there:
             store.read_part(name)  # a corrupt part must stop this step, not a later one

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -23,13 +24,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.activations.adapters import merged
-from prefprobe.activations.context import context_of
+from prefprobe.activations.context import context_of, scaled_from
 from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.settings import DATE
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, RuntimeError),
+    SafetensorError,
+)
+"""What transformers raises for files that are no model."""
+_CONSTANTS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 _log = logging.getLogger(__name__)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -42,14 +49,19 @@ class Packing:
     rules: DistanceRules
     named: frozenset[int]
     """Every whole number in the configuration."""
-    exact_to: dict[tuple[bool, bool, int], int] = field(default_factory=dict)
-    """{(whether all prompts share a beginning, whether some branch off others, the deepest block that was read): tokens up
-    to which packed values were compared with the model's own}."""
+    exact_to: dict[tuple[bool, int, int], int] = field(default_factory=dict)
+    """{(whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a pack, as a number of bits,
+    the deepest block that was read): tokens up to which packed values were compared with the model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
     checked: bool = False
     """Whether what is read off the model was compared with what it says of itself."""
+
+    def compared(self, shared: bool, gap: int, deepest: int) -> int:
+        """Tokens up to which values of such passes were compared; packs that are laid out wider serve for narrower ones."""
+        same = (n for (s, g, d), n in self.exact_to.items() if (s, d) == (shared, deepest) and g >= gap)
+        return max(same, default=0)
 
 
 @dataclass
@@ -75,6 +87,9 @@ class LoadedModel:
         self.backbone, self.blocks = _stack(self.model.get_decoder())
         config = self.backbone.config
         self.packing = Packing(DistanceRules(config), frozenset(_whole_numbers(config.to_dict())))
+        scaled = scaled_from(self.backbone.config.to_dict())
+        if scaled is not None:
+            self.set_apart(scaled + 1, "these have rotary frequencies of their own")
 
     @property
     def tokenizer(self) -> Any:
@@ -105,6 +120,13 @@ class LoadedModel:
     def context(self) -> int | None:
         """Tokens that a prompt may have; None where the architecture knows no limit."""
         return context_of(self.backbone.config.to_dict())
+
+    def set_apart(self, longest: int, why: str) -> None:
+        """Prompts of `longest` tokens and more go through alone from now on."""
+        where = f"prompts of {longest} tokens and more go" if longest else "prompts go"
+        self.packing.apart_from = longest
+        self.packing.why = f"{where} through {self.family} one at a time, since {why}"
+        _log.info("%s; this is exact, and slower", self.packing.why)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final hidden states (n, d) → logits (n, vocabulary) float64, by all that the model itself does after its blocks.
@@ -159,11 +181,23 @@ def load_model(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         auto = _auto_class(source, config)
         if untrained_seed is None:
-            model = auto.from_pretrained(folder, dtype=kind, trust_remote_code=False, use_safetensors=True)
+            model = _whole(
+                source,
+                *auto.from_pretrained(
+                    folder,
+                    dtype=kind,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                ),
+            )
         else:
             torch.manual_seed(untrained_seed)
             model = auto.from_config(config, dtype=kind)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if adapter is not None and untrained_seed is None:
@@ -181,6 +215,31 @@ def load_model(
     origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
     origin |= {"chat": chat, "template": dict(template or {}), "date": date.isoformat()}
     return LoadedModel(model, prompts, on, origin)
+
+
+def _whole(source: str, model: Any, info: Mapping[str, Any]) -> Any:
+    """`model` if all of its weights were in its files, and all weights of its blocks found a place in it.
+
+    transformers draws what is missing at random, and passes over what it has no place for. Weights beyond the blocks, such
+    as of blocks that predict further tokens, and constants that older versions saved, are not of this model.
+    """
+    found = [f"lacks the weights {name}" for name in sorted(info["missing_keys"])]
+    found += [
+        f"has the weights {name} in another shape" for name in sorted(str(key[0]) for key in info["mismatched_keys"])
+    ]
+    blocks = _stack(model.get_decoder())[1]
+    names = tuple(f"{name}." for name, module in model.named_modules() if module in set(blocks))
+    found += [
+        f"has the weights {name}, for which {type(model).__name__} has no place"
+        for name in sorted(info["unexpected_keys"])
+        if name.startswith(names) and not name.endswith(_CONSTANTS)
+    ]
+    if found:
+        raise BadConfig(
+            f"{source}: the model {found[0]} ({len(found)} such); download or save it again, with the config.json that belongs "
+            "to it."
+        )
+    return model
 
 
 def _auto_class(source: str, config: Any) -> Any:
@@ -260,7 +319,12 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model = _whole(
+            gguf.name,
+            *AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+            ),
+        )
     except (ValueError, OSError) as error:
         raise BadConfig(f"{gguf.name}: not a GGUF file that transformers can read: {error}") from error
     config = model.config

@@ -55,7 +55,7 @@ def forward(
     given: enough to share beginnings and to waste little at a pack's end, while attention, which grows with it, stays a
     small part.
 
-    Raises BadConfig for a sequence longer than the model's context, and for a model whose values depend on later tokens.
+    Raises BadConfig for a sequence longer than the model's context, and for a token that the model has not.
     """
     if any(len(s) <= max(tail, 1) for s in sequences):
         raise BadConfig("a prompt is shorter than the answer's beginning; check the chat template and the labels.")
@@ -64,20 +64,22 @@ def forward(
     if model.context is not None and longest > model.context:
         raise BadConfig(
             f"a prompt of {longest} tokens is longer than the model's context of {model.context}; "
-            "leave out the longest tasks, or set `tasks.too_long: drop`."
+            "shorten it or leave it out."
         )
     wanted = tuple(layers), tail
+    _check_tokens(model, sequences)
     if longest >= model.packing.apart_from:
         return _one_by_one(model, sequences, *wanted)
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1))
     if pack_tokens is None:
         pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
     packs = pack(sequences, skip, pack_tokens)
-    branched = [
-        row for p in packs for row, path in zip(p.rows, p.paths, strict=True) if path[-1] >= path[0] + len(path)
-    ]
-    regime = skip > 0, bool(branched), model.n_layers if tail else max(layers)
-    compared = model.packing.exact_to.get(regime, 0)
+    gaps = {
+        row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
+    }
+    farthest = max(gaps, key=lambda row: gaps[row])
+    regime = skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
+    compared = model.packing.compared(*regime)
     try:
         result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
     except torch.OutOfMemoryError:
@@ -86,16 +88,15 @@ def forward(
         if compared:
             raise
         _log.debug("packed pass", exc_info=True)
-        _set_apart(model, 0, "its layers take no packed pass")
+        model.set_apart(0, "its layers take no packed pass")
         return _one_by_one(model, sequences, *wanted)
     if _is_new(model, longest, compared):
-        candidates = [range(len(lengths)), branched or range(len(lengths))]
-        some = {max(rows, key=lambda row: lengths[row]) for rows in candidates}
+        some = {lengths.index(longest), farthest}
         rows = sorted(some if compared else some | {lengths.index(min(lengths))})
         apart = _difference(result, rows, _one_by_one(model, [sequences[i] for i in rows], *wanted))
         if not apart < tolerance(model):
             _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
-            _set_apart(model, longest, "packed values are not its own")
+            model.set_apart(longest, "packed values are not its own")
             return _one_by_one(model, sequences, *wanted)
         model.packing.exact_to[regime] = longest
     return result
@@ -117,6 +118,7 @@ def check_model(model: LoadedModel) -> None:
     if model.packing.checked:
         return
     tokens = model.prompt_tokens("Name a colour and a number")
+    _check_tokens(model, [tokens])
     other = [*tokens[:-1], next(token for token in tokens if token != tokens[-1])]
     layers = range(model.n_layers)
     with torch.inference_mode(), _capture(model, layers, final=True, stop=False) as seen:
@@ -127,6 +129,8 @@ def check_model(model: LoadedModel) -> None:
     if any(stream.shape != shape for stream in streams):
         found = next(tuple(stream.shape) for stream in streams if stream.shape != shape)
         _refuse(model, f"its blocks hand on values of shape {found}, expected one residual stream of shape {shape}")
+    if not all(bool(stream.isfinite().all()) for stream in seen.values()):
+        _refuse(model, "what it computes is not finite in this type, or its weights are not")
     reported = own.hidden_states or ()
     # the last one that is reported has gone through the final norm, which is after the stream
     compared = list(zip(streams[:-1], reported[1:-1], strict=len(reported) == len(streams) + 1))
@@ -138,6 +142,15 @@ def check_model(model: LoadedModel) -> None:
     if not _near(model, model.logits(seen[_FINAL][0]), own.logits[0]):
         _refuse(model, "the logits of its final hidden states are not its own")
     model.packing.checked = True
+
+
+def _check_tokens(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> None:
+    rows, last = len(model.model.get_input_embeddings().weight), max(map(max, sequences))
+    if last >= rows:
+        raise BadConfig(
+            f"the tokenizer reads a prompt as token {last}, and the model has embeddings of {rows} tokens; use the tokenizer "
+            "that belongs to the model."
+        )
 
 
 def _refuse(model: LoadedModel, why: str) -> NoReturn:
@@ -153,12 +166,6 @@ def _near(model: LoadedModel, one: torch.Tensor, other: torch.Tensor, of: Callab
 def tolerance(model: LoadedModel) -> float:
     """Relative difference of two vectors that rounding alone may cause."""
     return _TOLERANCE.get(model.dtype, _TOLERANCE_HALF)
-
-
-def _set_apart(model: LoadedModel, longest: int, why: str) -> None:
-    where = f"prompts of {longest} tokens and more go" if longest else "prompts go"
-    model.packing.apart_from, model.packing.why = longest, f"{where} through {model.family} one at a time, since {why}"
-    _log.info("%s; this is exact, and slower", model.packing.why)
 
 
 def _difference(packed: Passed, rows: list[int], alone: Passed) -> float:

@@ -39,7 +39,6 @@ class PromptFormat:
     ) -> None:
         self.tokenizer, self.chat = tokenizer, chat
         self._arguments, self._day, self._merged = dict(template or {}), day, False
-        self._encoding = Encoding(tokenizer)
         self._beginning: list[int] = []
         self._added: dict[tuple[str, str, str], tuple[list[int], int, int]] = {}
         self._turns: Turns | None = None
@@ -47,11 +46,13 @@ class PromptFormat:
         if not chat:
             if self._arguments:
                 raise BadConfig("model.template has arguments of a chat template, and `chat: false` uses none.")
+            self._encoding = Encoding(tokenizer)
             self._beginning = _beginning(tokenizer)
             return
         text, arguments = chosen(tokenizer.chat_template, self._arguments)
         self._reads = read_by(text, arguments)
         self._turns = Turns(renderer(text, arguments, day, tokenizer.special_tokens_map))
+        self._encoding = Encoding(tokenizer, text + self._turns.printed)
 
     def tokens(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of one prompt, ready for the answer, with at most one BOS.

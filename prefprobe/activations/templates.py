@@ -83,6 +83,7 @@ def read_by(template: str, arguments: Mapping[str, Any]) -> frozenset[str]:
     environment = _environment()
     try:
         parsed = environment.parse(template)
+        environment.compile(template)
     except TemplateError as error:
         raise BadConfig(f"the chat template is not valid ({error}); mend the tokenizer's files.") from error
     names = frozenset(meta.find_undeclared_variables(parsed))

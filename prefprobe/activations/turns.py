@@ -4,6 +4,7 @@ Needs neither torch nor transformers: what renders a template is given.
 """
 
 import re
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from prefprobe.numbers import shortened
 TEXT, SYSTEM, _ANSWER = "xq7-text-7qx", "xq7-system-7qx", "xq7-answer-7qx"
 """Stand for a text, a system prompt and an answer where a template is tried out."""
 _SLOTS = re.compile(f"({TEXT}|{SYSTEM})")
-_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What a template's code may end in."""
 _THOUGHTS = (
     ("<think>", "</think>"),
@@ -93,6 +94,11 @@ class Turns:
         """What closes the thought after such a prompt; "" where there is none."""
         return self._closings[None if system is None else SYSTEM]
 
+    @property
+    def printed(self) -> str:
+        """All that is printed around texts and answers."""
+        return "".join(part for skeleton in self._skeletons.values() for part in skeleton) + self.closing
+
     def _choose_form(self) -> None:
         """A user's turn as a text, or as a list of parts."""
         problem = "it leaves the text out"
@@ -164,14 +170,17 @@ class Turns:
         return ""  # it takes no answers: what it opens is seen in the tail
 
 
-def check_thought(turns: Turns, arguments: list[str]) -> None:
+def check_thought(turns: Turns, arguments: Sequence[str]) -> None:
     """Raise BadConfig if an answer after the prompt would stand within a thought; the arguments are the template's."""
     if turns.thought:
-        takes = f" (the template takes {', '.join(arguments)})" if arguments else ""
+        close = (
+            f"close it by an argument of the template in model.template (it takes {', '.join(arguments)}), or "
+            if arguments
+            else ""
+        )
         raise BadConfig(
             f"the chat template begins an answer with `{shortened(turns.thought, 60)}`, which finished answers do not have: a "
-            "label would be read within a thought; close it by an argument in model.template, such as enable_thinking: "
-            f"false{takes}, or let answers be sampled with `choices.engine: api`."
+            f"label would be read within a thought; {close}let answers be sampled with `choices.engine: api`."
         )
 
 

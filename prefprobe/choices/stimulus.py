@@ -21,8 +21,12 @@ class Stimulus:
     label_b: str = "Task B:"
 
     def __post_init__(self) -> None:
-        if not self.label_a.strip() or not self.label_b.strip() or self.label_a == self.label_b:
-            raise BadConfig(f"choices: the labels {self.label_a!r} and {self.label_b!r} must be two different texts.")
+        a, b = self.label_a.strip(), self.label_b.strip()
+        if not a or not b or a.startswith(b) or b.startswith(a):
+            raise BadConfig(
+                f"choices: the labels {self.label_a!r} and {self.label_b!r} must be two texts of which neither begins with the "
+                "other; change choices.label_a or choices.label_b."
+            )
 
     def message(self, text_a: str, text_b: str) -> str:
         """The user message with `text_a` shown first.

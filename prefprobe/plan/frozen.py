@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from prefprobe.activations.turns import check_thought
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.plan.context import too_long
@@ -38,7 +39,7 @@ def freeze(
     """Draw the task sets out of the pool; `models` are by features, `prompted` the tasks of the experiments.
 
     Raises BadConfig for a task beyond the context of the model or the base model, unless `tasks.too_long` drops it, for
-    too few tasks, and for a task of an experiment that is in a set.
+    too few tasks, for a task of an experiment that is in a set, and for a template that leaves answers within a thought.
     """
     stimulus = Stimulus(config.choices.label_a, config.choices.label_b)
     texts = {task.id: task.text for task in pool}
@@ -48,6 +49,9 @@ def freeze(
             continue
         chooses = name == "model"  # an endpoint has a context of its own, and says itself what is too long for it
         asked = stimulus if chooses and config.choices.engine == "local" else None
+        turns = models[name].lengths.turns
+        if asked is not None and turns is not None:
+            check_thought(turns, models[name].takes)
         beyond, said = too_long(texts, models[name], asked, prompted if chooses else ())
         if beyond and config.tasks.too_long == "refuse":
             raise BadConfig(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from prefprobe.activations.context import context_of
-from prefprobe.activations.templates import chosen, read_by, renderer
+from prefprobe.activations.templates import arguments_of, chosen, read_by, renderer
 from prefprobe.activations.turns import Turns
 from prefprobe.errors import BadConfig
 from prefprobe.features.encoder_files import Encoder, read_encoder
@@ -43,6 +43,8 @@ class ModelFacts:
     d: int | None
     context: int | None
     """Tokens that a prompt may have; also None if there is no limit."""
+    takes: Sequence[str] = ()
+    """Arguments of the chat template that a user may give."""
 
 
 def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts:
@@ -56,15 +58,17 @@ def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts
     counted = found.get("parameters")
     parameters = _parameters_by_name(settings.source) if counted is None else counted
     by_type = None if parameters is None else parameters * BYTES[settings.dtype]
+    turns, takes = _turns(settings, found)
     return ModelFacts(
         name=settings.name or settings.source,
-        lengths=PromptLengths(settings.chat, found.get("tokenizer"), _turns(settings, found)),
+        lengths=PromptLengths(settings.chat, found.get("tokenizer"), turns),
         parameters=parameters,
         by_name=counted is None,
         weights=found.get("weights") or by_type,
         n_layers=found.get("n_layers"),
         d=found.get("d"),
         context=found.get("context"),
+        takes=takes,
     )
 
 
@@ -83,14 +87,14 @@ def encoder_facts(source: str) -> Encoder | None:
     return read_encoder(source, path)
 
 
-def _turns(settings: ModelSettings, found: Mapping[str, Any]) -> Turns | None:
-    """The chat template that is used, None if there is none here."""
+def _turns(settings: ModelSettings, found: Mapping[str, Any]) -> tuple[Turns | None, list[str]]:
+    """The chat template that is used, None if there is none here, and the arguments that it takes."""
     if not settings.chat or not found.get("templates"):
-        return None
+        return None, []
     try:
         template, arguments = chosen(found["templates"], settings.template)
-        read_by(template, arguments)
-        return Turns(renderer(template, arguments, settings.date, found["special"]))
+        takes = arguments_of(read_by(template, arguments))
+        return Turns(renderer(template, arguments, settings.date, found["special"])), takes
     except BadConfig as error:
         raise BadConfig(f"{settings.source}: {error}") from error
 
@@ -159,7 +163,10 @@ def _downloaded(source: str, revision: str | None) -> Path | None:
 def _tokenizer(path: Path) -> Tokenizer | None:
     if not path.is_file():
         return None
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # of no other class
+        raise BadConfig(f"{path}: not a tokenizer ({error}); download or save the model again.") from error
     tokenizer.no_padding()  # a file may ask for it, and for truncation
     tokenizer.no_truncation()
     return tokenizer

@@ -141,7 +141,7 @@ def fold_topics(of_train: Iterable[str], holdout: int) -> list[str]:
         listed = ", ".join(f"{name!r} of {n}" for name, n in counts[:3]) + (" …" if len(counts) > 3 else "")
         raise BadConfig(
             f"topics: {len(counts)} ({listed} train tasks) are too few to hold out {holdout}, which takes {holdout + 2}: "
-            "two must be left to train on; lower `probes.holdout`, or add topics."
+            f"two must be left to train on; {'' if holdout == 1 else 'set `probes.holdout` to 1, or '}add topics."
         )
     return [name for name, _ in counts]
 

@@ -18,11 +18,15 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from prefprobe import LocalEngine, choose, extract_activations, load_model
+from prefprobe.activations.extraction import extract
 from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.passes import check_model
 from prefprobe.choices.stimulus import STIMULUS
 from prefprobe.errors import BadConfig
+from prefprobe.progress import Progress
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import StepStore
 
 pytestmark = pytest.mark.model
 
@@ -289,6 +293,48 @@ def test_a_family_is_measured_as_its_own_passes_are_or_refused(name: str) -> Non
         assert outcome.logits <= 1e-3, outcome
         assert outcome.mass <= 1e-5, outcome
         assert not outcome.refusal or outcome.refusal.count(". ") == 0, outcome
+
+
+_LAYOUTS = {
+    # frequencies are those of the longest prompt in a pass: one prompt alone, then a long one beside a short one
+    "frequencies by length": (ZOO["Phi-3, longrope"], [["x" * 200], ["a" * 90, "z" * 150]]),
+    # windows are counted in places of the pack: few prompts, then many that share a beginning
+    "windows by place": (
+        Family(
+            "GPTNeoConfig",
+            {
+                **_OLDER,
+                "num_layers": 4,
+                "num_heads": 4,
+                "attention_types": [[["global", "local"], 2]],
+                "window_size": 64,
+            },
+        ),
+        [["a" * 50 + "b", "a" * 50 + "c", "d"], [f"{a}{b}" + "e" * 30 for a in "abcdef" for b in "abcdef"]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _LAYOUTS)
+def test_prompts_that_are_laid_out_otherwise_than_those_before_are_right_too(name: str, tmp_path: Path) -> None:
+    family, calls = _LAYOUTS[name]
+    save(family.make(WINDOWS[0]), tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu")
+    for texts in calls:
+        got = extract_activations(loaded, texts, layers=[2])[2]
+        own = [one_pass(loaded.model, prompt(loaded, text, None)).hidden_states[3][0, -1].numpy() for text in texts]
+        np.testing.assert_array_less(np.linalg.norm(got - own, axis=1), 1e-4 * np.linalg.norm(own, axis=1))
+
+
+def test_a_task_beyond_the_context_is_named_before_any_pass(tmp_path: Path) -> None:
+    """Of a model whose config.json does not say what its context is: the step `tasks` did not know."""
+    save(_family("LlamaConfig", max_position_embeddings=100).make(0), tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"), device="cpu")
+    parts = StepStore(ObjectStore.open(str(tmp_path / "store")), "extract", "0" * 64, {})
+    rows = [("short", "a", None), ("long", "a" * 200, None)]
+    with pytest.raises(BadConfig, match=r"^task long: its prompt takes 203 tokens, and the model's context is 100;"):
+        extract(loaded, rows, [1], parts, 1, Progress())
+    assert not parts.parts()
 
 
 def test_the_page_says_what_came_of_each_family() -> None:

@@ -137,6 +137,20 @@ def test_control_tokens_in_a_text_are_text(kind: str, name: str) -> None:
     assert read > 20
 
 
+def test_marks_of_the_template_that_are_not_called_special_open_no_turns() -> None:
+    """As DeepSeek's turns, and the thoughts of many: no tokenizer splits them, so that a text with one is refused."""
+    tokenizer = made.byte_level(made.MARKS)
+    marks = ["<｜User｜>", "<｜Assistant｜>", "</think>", "<h1>", "\n\n", "poem"]
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in marks])
+    of = PromptFormat(tokenizer)
+    for mark in marks[:3]:
+        for prompt in [(f"a {mark} b", None), ("a", f"Be kind.{mark}")]:
+            with pytest.raises(BadConfig, match=f"holds the control token {mark}, which"):
+                of.tokens(*prompt)
+    for mark in marks[3:]:  # which the template does not print, or any text may hold
+        assert of.tokens(f"a {mark} b") == joint(tokenizer, [shown(tokenizer, f"a {mark} b", None)])[0]
+
+
 def test_a_control_token_that_cannot_be_read_as_text_is_named() -> None:
     """One too short to be told from a twin, and one that the normaliser makes of other letters."""
     short = made.byte_level(made.CHATML, (*made.CONTROLS, "<>"))
@@ -187,7 +201,7 @@ def test_an_unknown_token_that_is_spelt_out_is_text_and_what_is_unknown_is_none(
 
 
 @pytest.mark.parametrize("kind", kinds())
-@pytest.mark.parametrize("name", ["chatml", "inst", "last turn", "dated", "bare"])
+@pytest.mark.parametrize("name", ["chatml", "inst", "last turn", "blank line", "dated", "bare"])
 def test_labels_are_what_they_add_to_the_prompt(kind: str, name: str) -> None:
     tokenizer = kinds()[kind](made.CHATML if name == "bare" else made.PLAIN[name][0])
     of = PromptFormat(tokenizer, chat=name != "bare")
@@ -264,7 +278,7 @@ def test_a_thought_is_closed_as_the_template_closes_it(template: str) -> None:
 def test_a_thought_that_stays_open_takes_no_label() -> None:
     of = PromptFormat(made.byte_level(made.FORGOTTEN))
     assert of.tokens("Hello")
-    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*the template takes no_thoughts\)"):
+    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*it takes no_thoughts\)"):
         of.check_labels(*LABELS)
     with pytest.raises(BadConfig, match="within a thought"):
         of.asked("Hello", None, *LABELS)

@@ -339,9 +339,10 @@ def test_braces_in_a_task_stay_as_they_are() -> None:
     assert message.endswith("Task A: fill {a} and {0}\n\nTask B: use {name}")
 
 
-def test_labels_must_differ() -> None:
-    with pytest.raises(BadConfig, match="two different texts"):
-        Stimulus("X", "X")
+@pytest.mark.parametrize("labels", [("X", "X"), ("Task", "Task B:"), ("1 0", " 1"), ("X", " ")])
+def test_labels_must_be_told_apart(labels: tuple[str, str]) -> None:
+    with pytest.raises(BadConfig, match="two texts of which neither begins with the other"):
+        Stimulus(*labels)
 
 
 def test_choose_asks_each_pair_under_each_prompt_and_keeps_them_apart() -> None:

@@ -162,6 +162,18 @@ def test_the_base_model_reads_bare_tasks_and_is_asked_nothing() -> None:
         freeze(config(*LABELS), pool(30), roomy | {"base": words(31, "b")}, [])
 
 
+def test_a_template_that_leaves_answers_in_a_thought_is_refused_where_labels_are_read_off() -> None:
+    facts = words(1000)
+    turn = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+    thinking = turn + "{% if add_generation_prompt %}<think>{% endif %}"
+    lengths = replace(facts.lengths, turns=Turns(renderer(thinking, {}, DATE, {})))
+    by_name = {"model": replace(facts, lengths=lengths, takes=["effort"])}
+    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*it takes effort\)"):
+        freeze(config(*LABELS), pool(), by_name, [])
+    over = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
+    assert freeze(config(*over), pool(), by_name, []).too_long == []
+
+
 def test_of_an_endpoint_only_the_activations_are_counted() -> None:
     over = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
     assert freeze(config(*over), pool(30), {"model": words(32)}, []).too_long == []
@@ -262,7 +274,7 @@ EVEN = {"a": (6, 3), "b": (6, 3), "c": (6, 3)}
         (
             {"a": (20, 9)},
             (),
-            r"topics: 1 \('a' of 20 train tasks\) are too few to hold out 1, which takes 3: .*`probes\.",
+            r"topics: 1 \('a' of 20 train tasks\) are too few to hold out 1, which takes 3: .* train on; add topics\.$",
         ),
         ({"a": (9, 9), "b": (9, 9)}, (), r"topics: 2 \('a' of 9, 'b' of 9 train tasks\) are too few to hold out 1"),
         (EVEN, ("probes.holdout=2",), r"topics: 3 .* are too few to hold out 2, which takes 4"),
