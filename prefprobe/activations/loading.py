@@ -31,8 +31,17 @@ from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.settings import DATE
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
-_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, RuntimeError)
-_UNREADABLE += (SafetensorError,)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
 """What transformers raises for files that are no model."""
 _CONSTANTS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 _log = logging.getLogger(__name__)

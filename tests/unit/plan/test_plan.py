@@ -45,7 +45,8 @@ from tests.encoders import SENTENCE_T5, TWO_POOLINGS, D, bert_files, write_files
 from tests.unit.study.test_graph import Pins
 
 PRESETS = Path(__file__).parents[3] / "presets"
-TEMPLATE = "{% for m in messages %}<turn> {{ 'model' if m.role == 'assistant' else m.role }} {{ m.content }} {% endfor %}<turn> model"
+ROLE = "{{ 'model' if m.role == 'assistant' else m.role }}"
+TEMPLATE = "{% for m in messages %}<turn> " + ROLE + " {{ m.content }} {% endfor %}<turn> model"
 N_TRAIN, N_EVAL, LONG = 24, 12, 40
 
 
