@@ -32,7 +32,14 @@ from prefprobe.settings import DATE
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _UNREADABLE = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, RuntimeError),
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
     SafetensorError,
 )
 """What transformers raises for files that are no model."""

@@ -35,7 +35,7 @@ class Passed(NamedTuple):
     kept: Kept
     """The residual stream after each of the wanted layers at the last token, {layer: (n, d) float32}."""
     hidden: torch.Tensor | None
-    """The final hidden states of the last `tail` tokens, (n, tail, d) float32 on the device; None if `tail` is 0."""
+    """The final hidden states of the last `tail` tokens, (n, tail, width) float32 on the device; None if `tail` is 0."""
     alone: bool = False
     """Whether prompts went through one at a time."""
 
@@ -185,16 +185,16 @@ def relative_difference(got: np.ndarray, own: np.ndarray) -> np.ndarray:
 def _one_by_one(model: LoadedModel, sequences: Sequence[Sequence[int]], layers: tuple[int, ...], tail: int) -> Passed:
     """The same by the model's own pass of each sequence, without a mask, a cache or another sequence beside it."""
     kept = {layer: np.empty((len(sequences), model.width), dtype=np.float32) for layer in layers}
-    hidden = torch.empty((len(sequences), tail, model.width), device=model.device) if tail else None
+    ends = []
     with torch.inference_mode():
         for row, sequence in enumerate(sequences):
             with _capture(model, layers, final=tail > 0) as seen:
                 model.model(input_ids=torch.tensor([list(sequence)], device=model.device), use_cache=False)
             for layer in layers:
                 kept[layer][row] = seen[layer][0, -1].float().cpu().numpy()
-            if hidden is not None:
-                hidden[row] = seen[_FINAL][0, -tail:].float()
-    return Passed(kept, hidden, alone=True)
+            if tail:
+                ends.append(seen[_FINAL][0, -tail:].float())
+    return Passed(kept, torch.stack(ends) if tail else None, alone=True)
 
 
 def _packed(
@@ -206,9 +206,8 @@ def _packed(
     tail: int,
     batch_tokens: int,
 ) -> Passed:
-    n, d, last = len(sequences), model.width, max(tail, 1)
+    n, d, last, hidden = len(sequences), model.width, max(tail, 1), None
     kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
-    hidden = torch.empty((n, tail, d), device=model.device) if tail else None
     with torch.inference_mode():
         prefix = _prefix_cache(model, sequences[0][:skip], layers, tail > 0) if skip else None
         for batch in batches(packs, batch_tokens):
@@ -219,8 +218,11 @@ def _packed(
                 _run(model, batch, prefix, skip)
             for layer in layers:
                 kept[layer][rows] = seen[layer][where, ends[:, -1]].float().cpu().numpy()
-            if hidden is not None:
-                hidden[torch.tensor(rows, device=model.device)] = seen[_FINAL][where[:, None], ends].float()
+            if tail:
+                final = seen[_FINAL][where[:, None], ends].float()
+                if hidden is None:  # some models project their last states to another width
+                    hidden = final.new_empty((n, *final.shape[1:]))
+                hidden[torch.tensor(rows, device=model.device)] = final
     return Passed(kept, hidden)
 
 

@@ -151,6 +151,9 @@ ZOO: dict[str, Family] = {
     "BLOOM": Family("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 4, "n_head": 4}),
     "MPT": Family("MptConfig", {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 4, "n_heads": 4}),
     "OPT": Family("OPTConfig", {**_OLDER, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "OPT, embeddings of another width": Family(
+        "OPTConfig", {**_OLDER, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}
+    ),
     "LFM2": _family("Lfm2Config", layer_types=["conv", "full_attention"] * 2),
     "Falcon-H1": _family("FalconH1Config", mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8),
     "Mamba": Family("MambaConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 8}),

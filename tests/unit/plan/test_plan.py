@@ -45,10 +45,8 @@ from tests.encoders import SENTENCE_T5, TWO_POOLINGS, D, bert_files, write_files
 from tests.unit.study.test_graph import Pins
 
 PRESETS = Path(__file__).parents[3] / "presets"
-TEMPLATE = (
-    "{% for m in messages %}<turn> {{ 'model' if m.role == 'assistant' else m.role }} {{ m.content }} {% endfor %}"
-    "<turn> model"
-)
+ROLE = "{{ 'model' if m.role == 'assistant' else m.role }}"
+TEMPLATE = "{% for m in messages %}<turn> " + ROLE + " {{ m.content }} {% endfor %}<turn> model"
 N_TRAIN, N_EVAL, LONG = 24, 12, 40
 
 
@@ -452,7 +450,7 @@ def test_a_budget_that_will_not_do_is_said(tmp_path: Path, capsys: pytest.Captur
         ),
         (["tasks.n_train=1000"], 78, "distinct texts"),
         (["probes.holdout=2"], 78, "too few to hold out 2"),
-        (["model.source={folder}"], 78, "task t00039: a choice between it and t00038 takes 37 tokens, and the context"),
+        (["model.source={folder}"], 78, "task t00039: a choice between it and t00038 takes 36 tokens, and the context"),
         (["model.source=./nowhere"], 78, "no such file or folder"),
         (["encoders={e: package:no_such_package/m}"], 78, "is not installed"),
         (["shift.experiments=[nowhere.yaml]"], 78, "neither a file nor one of"),
