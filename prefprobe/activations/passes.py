@@ -202,7 +202,7 @@ def _packed(
     n, d, last, hidden = len(sequences), model.width, max(tail, 1), None
     kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
     with torch.inference_mode():
-        prefix = _prefix_cache(model, sequences[0][:skip]) if skip else None
+        prefix = _prefix_cache(model, sequences[0][:skip], layers, tail) if skip else None
         for batch in batches(packs, batch_tokens):
             rows = [row for p in batch for row in p.rows]
             where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows], device=model.device)
@@ -219,9 +219,15 @@ def _packed(
     return Passed(kept, hidden)
 
 
-def _prefix_cache(model: LoadedModel, tokens: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _prefix_cache(
+    model: LoadedModel, tokens: Sequence[int], layers: Sequence[int], tail: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every block that is run."""
     cache = DynamicCache()
-    model.backbone(input_ids=torch.tensor([list(tokens)], device=model.device), past_key_values=cache, use_cache=True)
+    with _capture(model, layers, final=tail > 0):
+        model.backbone(
+            input_ids=torch.tensor([list(tokens)], device=model.device), past_key_values=cache, use_cache=True
+        )
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
