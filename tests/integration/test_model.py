@@ -12,6 +12,7 @@ import torch
 from prefprobe.activations import packing, passes
 from prefprobe.activations.extraction import extract, layer_numbers
 from prefprobe.activations.loading import LoadedModel, load_model
+from prefprobe.activations.passes import check_model
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.local import LocalEngine
@@ -131,6 +132,7 @@ def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_
     layers = layer_numbers([0.1, 0.5], model.n_layers)
     assert layers == [3, 15]
     own = load_model(SMOLLM2)
+    check_model(own)  # which looks at all layers
     store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
     above: list[int] = []
     passes.check_model(own)  # goes through all of it, once
@@ -148,6 +150,7 @@ def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_
 
 def test_a_nan_activation_stops_extraction_with_its_task(model: LoadedModel, tmp_path: Path) -> None:
     own = load_model(SMOLLM2)
+    check_model(own)  # whose own texts do not have the word
     token = model.tokenizer("xylophone", add_special_tokens=False)["input_ids"][-1]
     own.backbone.embed_tokens.weight[token] = float("nan")
     store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
