@@ -132,10 +132,9 @@ def test_extraction_resumes_at_the_part_and_stops_early(model: LoadedModel, tmp_
     layers = layer_numbers([0.1, 0.5], model.n_layers)
     assert layers == [3, 15]
     own = load_model(SMOLLM2)
-    check_model(own)  # which looks at all layers
     store = StepStore(ObjectStore.open(str(tmp_path)), "extract", "k" * 64, {})
     above: list[int] = []
-    passes.check_model(own)  # goes through all of it, once
+    check_model(own)  # goes through all layers, once
     own.backbone.layers[16].register_forward_hook(lambda *_: above.append(1))
     whole = extract(own, rows, layers, store, 7, Progress())
     assert not above  # nothing above the deepest layer is computed
