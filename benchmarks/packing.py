@@ -10,7 +10,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from prefprobe.activations.loading import LoadedModel, load_model
+from prefprobe.activations.loading import load_model
+from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import forward
 from prefprobe.choices.pairs import initial_pairs
 from prefprobe.choices.stimulus import Stimulus

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from prefprobe.activations.loading import LoadedModel
+from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model, forward
 from prefprobe.activations.prompts import PromptFormat
 

@@ -6,7 +6,7 @@ from prefprobe.study.graph import features_of, pin_of
 from prefprobe.study.job import Job
 
 if TYPE_CHECKING:
-    from prefprobe.activations.loading import LoadedModel
+    from prefprobe.activations.model import LoadedModel
 
 
 def open_model(job: Job, features: str = "model") -> "LoadedModel":

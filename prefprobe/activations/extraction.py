@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prefprobe.activations.loading import LoadedModel
+from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import Passed, check_model, forward
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from prefprobe.activations.loading import LoadedModel
 from prefprobe.activations.masks import NotPackable
+from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.packing import Pack, batches, pack, shared_beginning
 from prefprobe.errors import BadConfig
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from prefprobe.activations.loading import LoadedModel
+from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model, forward
 from prefprobe.activations.prompts import Asked
 from prefprobe.choices.engine import ALONE, Answer, Question, Reading, Save

@@ -11,7 +11,8 @@ import torch
 
 from prefprobe.activations import packing, passes
 from prefprobe.activations.extraction import extract, layer_numbers
-from prefprobe.activations.loading import LoadedModel, load_model
+from prefprobe.activations.loading import load_model
+from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.choices.engine import Answer, Question

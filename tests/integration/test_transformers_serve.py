@@ -28,7 +28,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from prefprobe.activations.loading import LoadedModel, load_model
+from prefprobe.activations.loading import load_model
+from prefprobe.activations.model import LoadedModel
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Answer, Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
