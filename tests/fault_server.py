@@ -69,6 +69,8 @@ class Behaviour:
     """Of `seed`, `system`, `temperature`, `max_tokens` and `logprobs`."""
     lists: bool = False
     """Whether log-probabilities come when asked for."""
+    listing: str = ""
+    """How log-probabilities are miswritten: a name in LISTINGS, or not at all."""
     most_listed: int = 20
     """More `top_logprobs` are turned down."""
     label_mass: float = 0.98
@@ -260,7 +262,10 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
     finish = "length" if spent == limit else "stop"
     choice: Body = {"index": 0, "message": message, "finish_reason": finish}
     if body.get("logprobs") and behaviour.lists:
-        choice["logprobs"] = {"content": _listed(path[:spent], head, p_a, int(body.get("top_logprobs", 0)))}
+        content = _listed(path[:spent], head, p_a, int(body.get("top_logprobs", 0)))
+        choice["logprobs"] = {"content": content}
+        if behaviour.listing:
+            LISTINGS[behaviour.listing](choice, content)
     prompt = sum(len(turn["content"].split()) for turn in body["messages"])
     return {
         "object": "chat.completion",
@@ -269,6 +274,76 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
         "choices": [choice],
         "usage": {"prompt_tokens": prompt, "completion_tokens": spent, "total_tokens": prompt + spent},
     }
+
+
+def _each(write: Callable[[Body], Body]) -> Callable[[Body, list[Body]], None]:
+    """Has every entry, the alternatives too, as `write` makes it."""
+
+    def listed(choice: Body, content: list[Body]) -> None:
+        content[:] = [
+            write({**entry, "top_logprobs": [write(dict(other)) for other in entry["top_logprobs"]]})
+            for entry in content
+        ]
+
+    return listed
+
+
+def _one_hot(floor: float) -> Callable[[Body, list[Body]], None]:
+    def listed(choice: Body, content: list[Body]) -> None:
+        for entry in content:
+            for other in [entry, *entry["top_logprobs"]]:
+                other["logprob"] = 0.0 if other["token"] == entry["token"] else floor
+
+    return listed
+
+
+def _twice(choice: Body, content: list[Body]) -> None:
+    for entry in content:
+        entry["top_logprobs"].insert(0, {name: entry[name] for name in ("token", "logprob")})
+
+
+def _led(*tokens: str) -> Callable[[Body, list[Body]], None]:
+    """The answer's tokens after others that the message does not show."""
+    return lambda choice, content: content.__setitem__(slice(0, 0), [_given(token) for token in tokens])
+
+
+def _given(token: str) -> Body:
+    return {"token": token, "logprob": 0.0, "top_logprobs": [{"token": token, "logprob": 0.0}]}
+
+
+def _columns(choice: Body, content: list[Body]) -> None:
+    choice["logprobs"] = {
+        "tokens": [entry["token"] for entry in content],
+        "token_logprobs": [entry["logprob"] for entry in content],
+        "top_logprobs": [{e["token"]: e["logprob"] for e in entry["top_logprobs"]} for entry in content],
+    }
+
+
+def _alone(choice: Body, content: list[Body]) -> None:
+    for entry in content:
+        entry["top_logprobs"] = []
+
+
+def _of_their_own(choice: Body, content: list[Body]) -> None:
+    choice["logprobs"] = {"steps": [{"text": entry["token"], "score": entry["logprob"]} for entry in content]}
+
+
+LISTINGS: dict[str, Callable[[Body, list[Body]], None]] = {
+    "one-hot -9999": _one_hot(-9999.0),
+    "one-hot -100": _one_hot(-100.0),
+    "one-hot -inf": _one_hot(float("-inf")),
+    "probabilities": _each(lambda entry: entry | {"logprob": exp(entry["logprob"])}),
+    "log10": _each(lambda entry: entry | {"logprob": entry["logprob"] / log(10)}),
+    "zeros": _each(lambda entry: entry | {"logprob": 0.0}),
+    "twice": _twice,
+    "thought": _led("<think>", "Both", " are", " fine", "</think>"),
+    "leading": _led("<s>"),
+    "stripped": _each(lambda entry: entry | {"token": entry["token"].strip()}),
+    "ids": _each(lambda entry: entry | {"token": f"token_id:{sum(entry['token'].encode())}"}),
+    "columns": _columns,
+    "alone": _alone,
+    "own": _of_their_own,
+}
 
 
 def p_first(behaviour: Behaviour, body: Body) -> float:

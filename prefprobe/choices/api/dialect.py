@@ -12,7 +12,8 @@ from typing import Any
 
 from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer
+from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer, unlisted
+from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
@@ -181,7 +182,7 @@ class Interview:
                 more = replace(more, top_logprobs=tops.pop(0))
             else:
                 return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
-        return (more, "") if logprobs(reply.body) else (spoken, "the endpoint returned no log-probabilities")
+        return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
 
     def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, list[Reply], str]:
         """Replies to all samples, with room for a thought if the model has some before it answers."""
@@ -202,14 +203,22 @@ class Interview:
                 spoken = self._longer(spoken, "its answer ended before it began")
 
     def _worth_reading(self, spoken: Dialect, replies: Sequence[Reply], reason: str) -> tuple[Dialect, str]:
-        """`spoken` with the mean label mass of the samples, and sampled if too few answers begin with a label."""
+        """`spoken` with the mean label mass of the samples, and sampled if their log-probabilities cannot be read, say too
+        little of one label, or leave too much to other answers.
+        """
         assert self.labels is not None
         answers = [to_answer(reply, "", None, self.labels) for reply in replies]
+        faults = [fault for answer in answers if (fault := Listed.of(answer.raw).fault)]
+        if faults:
+            return replace(spoken, top_logprobs=0), faults[0]
         readings = [read_probabilities(answer, self.labels, 1.0) for answer in answers]
-        mass = mean((r.label_mass or 0.0) if r.outcome == "exact" else 0.0 for r in readings)
+        exact, bounded = sum(r.outcome == "exact" for r in readings), sum(r.bounded for r in readings)
+        mass = mean(r.label_mass or 0.0 for r in readings)
         spoken = replace(spoken, label_mass=mass)
+        if 2 * bounded > exact:
+            return replace(spoken, top_logprobs=0), f"{bounded} of {exact} sample answers list one label alone"
         said = f"answers begin with a label with a probability of {mass:.2f}"
-        if mass >= ENOUGH_MASS or (self.settings.mode == "exact" and mass > 0):
+        if mass >= ENOUGH_MASS or (self.settings.mode == "exact" and exact):
             return spoken, said
         return replace(spoken, top_logprobs=0), f"{said}, less than {ENOUGH_MASS}"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from prefprobe.settings import ApiSettings, JudgeSettings, Prices, TransportSett
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
-from tests.fault_server import Behaviour, FaultServer
+from tests.fault_server import LISTINGS, Behaviour, FaultServer
 from tests.questions import question
 
 STIMULUS = Stimulus()
@@ -113,6 +114,70 @@ def test_auto_samples_where_it_must_and_says_why(behaviour: Behaviour, why: str)
     for q in questions():
         p = 1 / (1 + exp(-planted(q)))
         assert abs(share[q.id[:2]] - p) < 4 * (p * (1 - p) / 40) ** 0.5
+
+
+READ = ("twice", "leading", "stripped", "columns")
+UNREAD = {
+    "one-hot -9999": "4 of 4 sample answers list one label alone",
+    "one-hot -100": "4 of 4 sample answers list one label alone",
+    "one-hot -inf": "4 of 4 sample answers list one label alone",
+    "probabilities": "the probabilities listed for one token add up to ",
+    "log10": "the probabilities listed for one token add up to ",
+    "zeros": "the probabilities listed for one token add up to ",
+    "thought": "the listed tokens are not the answer ('<think>Both are fine</th' for 'Task ",
+    "ids": "the listed tokens are not the answer ('token_id:",
+    "alone": "the endpoint listed the answer's own tokens alone",
+    "own": "the endpoint returned log-probabilities in a form that is not read (fields: steps)",
+}
+
+
+def test_every_way_to_miswrite_log_probabilities_is_tried() -> None:
+    assert set(LISTINGS) == {*READ, *UNREAD}
+
+
+@pytest.mark.parametrize("listing", READ)
+def test_log_probabilities_written_otherwise_are_read_where_that_is_unambiguous(listing: str) -> None:
+    with FaultServer(Behaviour(lists=True, listing=listing)) as server:
+        engine = engine_for(server)
+        got = answers(engine, questions())
+    assert engine.exact
+    for q in questions():
+        reading = engine.read(got[q.id])
+        assert (reading.outcome, reading.bounded) == ("exact", False)
+        assert reading.logit == pytest.approx(planted(q), abs=1e-4)
+        assert reading.label_mass == pytest.approx(0.98, abs=1e-4)
+
+
+@pytest.mark.parametrize("listing", UNREAD)
+def test_log_probabilities_that_are_not_the_models_are_not_read_and_why(listing: str) -> None:
+    with FaultServer(Behaviour(lists=True, listing=listing)) as server:
+        engine = engine_for(server)
+        got = answers(engine, questions())
+        assert engine.about["why"].startswith(f"sampled: {UNREAD[listing]}")
+        assert {engine.read(a).outcome for a in got.values()} <= {"a", "b"}
+        with pytest.raises(BadConfig, match="mode is exact, but " + re.escape(UNREAD[listing])):
+            engine_for(server, mode="exact")
+
+
+@pytest.mark.parametrize(("listing", "outcome"), [("one-hot -inf", "exact"), ("log10", "unparsed")])
+def test_an_endpoint_that_miswrites_them_later_is_seen_in_every_answer(listing: str, outcome: str) -> None:
+    with FaultServer(Behaviour(lists=True)) as server:
+        engine = engine_for(server)
+        server.behaviour = replace(server.behaviour, listing=listing)
+        readings = [engine.read(a) for a in answers(engine, questions()).values()]
+    assert {(reading.outcome, reading.bounded) for reading in readings} == {(outcome, outcome == "exact")}
+
+
+@pytest.mark.parametrize("mass", [0.2, 0.4])
+def test_the_label_mass_of_a_sample_that_begins_otherwise_is_what_was_listed(mass: float) -> None:
+    with FaultServer(Behaviour(lists=True, label_mass=mass)) as server:
+        engine = engine_for(server)
+        assert engine.dialect.label_mass == pytest.approx(mass)
+        assert engine.about["why"] == (
+            f"sampled: answers begin with a label with a probability of {mass:.2f}, less than 0.9"
+        )
+        with pytest.raises(BadConfig, match="mode is exact, but answers begin with a label with a probability of 0"):
+            engine_for(server, mode="exact")
 
 
 def test_probabilities_that_hardly_ever_are_of_a_label_stop_a_step_that_reads_them() -> None:
