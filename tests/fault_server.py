@@ -66,7 +66,11 @@ class Behaviour:
     blocked: float = 0.0
     """Bodies turned down for good, by a content policy."""
     rejects: tuple[str, ...] = ()
-    """Of `seed`, `system`, `temperature`, `max_tokens` and `logprobs`."""
+    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens` and `logprobs`."""
+    rejects_with: int = 400
+    """The status of that; 200 has an error in its body."""
+    says: str = ""
+    """The sentence of that, in place of one that names what is rejected."""
     lists: bool = False
     """Whether log-probabilities come when asked for."""
     listing: str = ""
@@ -196,11 +200,15 @@ class FaultServer:
         if fault in ("429", "429 with Retry-After"):
             headers = {"Retry-After": behaviour.retry_after} if fault != "429" else {}
             return _error(429, "Rate limit reached.", "rate_limit_exceeded", headers)
-        if fault is not None and fault.isdigit():
+        if fault is not None and fault.startswith("says "):  # and has a status of its own
+            return web.json_response(json.loads(fault.removeprefix("says ")))
+        if fault == "redirect":
+            return web.Response(status=308, headers={"Location": "/v2/chat/completions"})
+        if fault is not None and fault.isdigit() and fault != "201":
             return _error(int(fault), "The server had an error.", "server_error")
         refused = _rejection(behaviour, body)
         if refused is not None:
-            return _error(400, *refused)
+            return _error(behaviour.rejects_with, behaviour.says or refused[0], refused[1])
         if planted and _chance(digest, "blocked") < behaviour.blocked:
             return _error(400, "The request was rejected by our content policy.", "content_policy_violation")
         await asyncio.sleep(behaviour.delay)
@@ -209,6 +217,12 @@ class FaultServer:
             await asyncio.sleep(3600)
         if fault == "duplicate" and self._last is not None:
             return web.json_response(self._last)
+        if fault == "201":
+            return web.json_response(completion, status=201)
+        if fault in ("br", "zstd"):
+            return web.Response(body=b"\x0b\x00\x80x\x03", headers={"Content-Encoding": fault})
+        if fault == "events":
+            return web.Response(body=f"data: {json.dumps(completion)}\n\n", content_type="text/event-stream")
         if fault == "garbage":
             return web.Response(text="<html>Bad gateway</html>")
         if fault == "no choices":
@@ -410,6 +424,8 @@ def _rejection(behaviour: Behaviour, body: Body) -> tuple[str, str] | None:
             "Only the default (1) value is supported.",
             "unsupported_value",
         )
+    if "max_completion_tokens" in rejects and "max_completion_tokens" in body:
+        return "Unsupported parameter: 'max_completion_tokens' is not supported.", "unsupported_parameter"
     if "max_tokens" in rejects and "max_tokens" in body:
         return (
             "Unsupported parameter: 'max_tokens' is not supported with this model. "

@@ -6,7 +6,7 @@ length of an answer otherwise, some list log-probabilities and some only say not
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
@@ -24,8 +24,9 @@ PLAIN_TOKENS = 16
 """Tokens that a model without thoughts needs to name a label."""
 MOST_TOKENS = 16384
 """Tokens that a thought may take."""
-_TOP = (20, 5)
-"""Log-probabilities asked for at each position: the most that OpenAI and vLLM list, and what others do."""
+_TOP = (20, 5, 2)
+"""Log-probabilities asked for at each position: the most that OpenAI and vLLM list, what others do, and the least that
+have both labels."""
 _SYSTEM = "You are a helpful assistant."
 
 _NAMES = {
@@ -55,6 +56,8 @@ class Dialect:
     max_tokens: int = PLAIN_TOKENS
     top_logprobs: int = 0
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """What is left out or asked for otherwise, and the sentence with which the endpoint turned it down."""
     distinct_ids: bool = False
     """Whether every reply has an id of its own, so that an id seen before tells a duplicate."""
     reports_cost: bool = False
@@ -122,7 +125,7 @@ class Interview:
             spoken, reason = self._worth_reading(spoken, replies, reason)
         mode = "exact" if spoken.exact else "sampled"
         if not spoken.exact:
-            spoken = replace(spoken, temperature=agreed.temperature)
+            spoken = replace(spoken, temperature=agreed.temperature, refused=agreed.refused)
         if self.settings.mode == "exact" and not spoken.exact:
             raise BadConfig(
                 f"{self._whom}: mode is exact, but {reason}; set it to auto or sampled, or ask another provider."
@@ -143,7 +146,7 @@ class Interview:
         return f"{self.settings.model} at {self.settings.base_url}"
 
     def _agreed(self) -> Dialect:
-        """What the endpoint takes of a request that is sampled."""
+        """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
         spoken = Dialect(max_tokens=self.settings.max_tokens or PLAIN_TOKENS)
         guessed: list[dict[str, Any]] = []
         while (reply := self._replies(spoken, self.samples[:1], _SYSTEM)[0]).body is None:
@@ -151,23 +154,26 @@ class Interview:
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
                 continue
-            taken = [name for name in _NAMES if getattr(spoken, name)]
+            sent = {name: getattr(spoken, name) for name in _NAMES if name != "seed" or self.settings.seed is not None}
+            taken = [name for name, value in sent.items() if value]
             if not taken:
-                raise BadConfig(
+                raise reply.means or BadConfig(
                     f"{self._whom} turned down the plainest question ({reply.error}); see `extra` and `model`."
                 )
             places = {name: found.start() for name in taken if (found := _NAMES[name].search(sentence))}
             name = min(places, key=places.__getitem__) if places else taken[0]
             if not places:
-                guessed.append({name: getattr(spoken, name)})
-            less: dict[str, Any] = {name: _LESS.get(getattr(spoken, name), False)}
-            spoken = replace(spoken, **less)
+                guessed.append({name: sent[name]})
+            less: dict[str, Any] = {name: _LESS.get(sent[name], False)}
+            spoken = replace(spoken, **less, refused={name: reply.error} | spoken.refused)
         back: set[str] = set()
         for left_out in guessed:  # what was left out without need comes back
             more = replace(spoken, **left_out)
             if not back & set(left_out) and self._replies(more, self.samples[:1], _SYSTEM)[0].body is not None:
                 spoken, back = more, back | set(left_out)
-        return spoken
+        plain = Dialect()
+        changed = {name: said for name, said in spoken.refused.items() if getattr(spoken, name) != getattr(plain, name)}
+        return replace(spoken, refused=changed)
 
     def _with_probabilities(self, spoken: Dialect) -> tuple[Dialect, str]:
         """`spoken` with log-probabilities if they come when asked for, else the reason why not."""
@@ -176,10 +182,14 @@ class Interview:
         tops = list(_TOP)
         more = replace(spoken, top_logprobs=tops.pop(0))
         while (reply := self._replies(more, self.samples[:1])[0]).body is None:
-            if more.temperature and _NAMES["temperature"].search(reply.error.lower()):
-                more = replace(more, temperature=False)  # it takes some, but not 0: the path is then a sampled one
+            said = reply.error.lower()
+            if more.temperature and _NAMES["temperature"].search(said):  # it takes some, but not 0: the path is sampled
+                more = replace(more, temperature=False, refused={"temperature": reply.error} | more.refused)
             elif tops:
-                more = replace(more, top_logprobs=tops.pop(0))
+                more = replace(more, top_logprobs=tops.pop(0), refused={"top_logprobs": reply.error} | more.refused)
+            elif more.temperature and "logprobs" not in said:
+                tops, refused = list(_TOP), {"temperature": reply.error} | spoken.refused
+                more = replace(spoken, top_logprobs=tops.pop(0), temperature=False, refused=refused)
             else:
                 return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
         return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
@@ -190,7 +200,7 @@ class Interview:
             replies = self._replies(spoken, self.samples)
             for reply in replies:
                 if reply.body is None:
-                    raise BadConfig(f"{self._whom} turned down a sample question ({reply.error}).")
+                    raise reply.means or BadConfig(f"{self._whom} turned down a sample question ({reply.error}).")
             bodies = [reply.body for reply in replies if reply.body is not None]
             if any(map(thinks, bodies)):
                 spoken = replace(spoken, reasons=True)
@@ -232,4 +242,6 @@ class Interview:
         return replace(spoken, max_tokens=longer)
 
     def _replies(self, spoken: Dialect, users: Sequence[str], system: str | None = None) -> list[Reply]:
-        return self.ask([spoken.body(self.settings, user, system, self.temperature, 0) for user in users])
+        return self.ask(
+            [spoken.body(self.settings, user, system, self.temperature, self.settings.seed) for user in users]
+        )

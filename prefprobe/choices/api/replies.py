@@ -23,7 +23,7 @@ def _first_choice(body: Body) -> Body | None:
 def complaint(body: Body) -> str | None:
     """Why a body is no answer, whatever was asked; None for one that is. A model may say nothing, but not null."""
     chosen = _first_choice(body)
-    if chosen is None or chosen.get("error") or finish(body) == "error":
+    if chosen is None or finish(body) == "error":
         return "no answer"
     empty = _message(body).get("content") is None and finish(body) == "stop" and not thinks(body)
     return "empty answer" if empty else None

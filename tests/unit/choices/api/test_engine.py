@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefprobe.choices.answers import AnswerLog, Spend
-from prefprobe.choices.api import endpoint
+from prefprobe.choices.api import endpoint, pacing
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
@@ -213,6 +213,69 @@ def test_what_an_endpoint_rejects_is_left_out(rejected: str, lists: bool) -> Non
         assert {body["messages"][0]["content"] for body in asked} == {"You hate math."}
 
 
+@pytest.fixture
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_BACKOFF", 0.005)
+
+
+@pytest.mark.usefixtures("_short_waits")
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 422, 500, 501])
+@pytest.mark.parametrize("says", ["", "No endpoint supports what was asked for."])
+@pytest.mark.parametrize("rejects", [("logprobs",), ("seed",), ("max_tokens", "max_completion_tokens", "system")])
+def test_a_field_is_left_out_whatever_the_status_and_words_of_its_refusal(
+    status: int, says: str, rejects: tuple[str, ...]
+) -> None:
+    with FaultServer(Behaviour(rejects=rejects, rejects_with=status, says=says, lists=True)) as server:
+        dialect = engine_for(server).dialect
+        got = answers(engine_for(server, dialect=dialect), questions(system="You hate math."))
+    assert len(got) == len(questions())
+    left_out = {"limit" if "max" in name else name for name in rejects} - {"logprobs"}
+    assert dialect.refused.keys() == left_out
+    words = f"{400 if status == 200 else status}: {says}"  # a body may say which status it would have had
+    assert all(said.startswith(words) for said in dialect.refused.values())
+    taken = {"seed": dialect.seed, "system": dialect.system, "limit": bool(dialect.limit), "temperature": True}
+    assert {name for name, takes in taken.items() if not takes} == left_out
+    assert dialect.temperature
+    assert dialect.exact == ("logprobs" not in rejects)
+    if not dialect.exact:
+        assert dialect.why.startswith(f"sampled: the endpoint turned log-probabilities down ({words}")
+
+
+@pytest.mark.usefixtures("_short_waits")
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+def test_fewer_log_probabilities_are_asked_for_whatever_the_status(status: int) -> None:
+    behaviour = Behaviour(lists=True, most_listed=5, rejects_with=status, says="Something is wrong.")
+    with FaultServer(behaviour) as server:
+        engine = engine_for(server)
+    assert engine.dialect.top_logprobs == 5
+    assert engine.about["refused"] == {"top_logprobs": f"{status}: Something is wrong."}
+
+
+@pytest.mark.usefixtures("_short_waits")
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("404", BadConfig, r"has no such model or address \(404: The server had an error\.\)"),
+        ("403", BadConfig, r"refuses the key, or this to its owner \(403: "),
+        ("500", TemporaryFailure, r"answers nothing but an error \(500: The server had an error\.\); run again later"),
+        ('says {"error": "The model planted does not exist"}', BadConfig, "no such model .*planted does not exist"),
+        ('says {"error": {"message": "Out of sorts"}}', TemporaryFailure, "Out of sorts"),
+    ],
+)
+def test_what_the_plainest_question_is_refused_with_is_what_is_wrong(
+    fault: str, kind: type[PrefprobeError], words: str
+) -> None:
+    with FaultServer(script=lambda *_: fault) as server, pytest.raises(kind, match=words):
+        engine_for(server)
+
+
+@pytest.mark.usefixtures("_short_waits")
+def test_errors_that_pass_leave_nothing_out() -> None:
+    with FaultServer(Behaviour(lists=True), lambda _, attempt: "500" if attempt < 3 else None) as server:
+        dialect = engine_for(server).dialect
+    assert (dialect.refused, dialect.top_logprobs, dialect.limit) == ({}, 20, "max_tokens")
+
+
 def test_exact_where_it_cannot_be_is_refused() -> None:
     with (
         FaultServer() as server,
@@ -243,6 +306,10 @@ def test_seeds_differ_by_repeat_and_by_question_and_come_again() -> None:
     assert len({body["seed"] for body in first}) == len(first) == 60
     assert all(0 <= body["seed"] < 2**31 for body in first)
     assert not any("seed" in body for body in bodies(server)[120:])
+    with FaultServer(Behaviour(rejects=("seed",))) as server:
+        engine = engine_for(server, seed=None)
+        assert (engine.identity["seed"], engine.about["refused"]) == (None, {})
+        assert not any("seed" in body for _, body in server.arrivals)
 
 
 def test_faults_change_nothing_but_the_losses() -> None:
@@ -436,6 +503,8 @@ def test_the_key_stays_where_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         ({"key": SECRET}, "the name of an environment variable"),
         ({"base_url": "https://user:word@host/v1"}, "do not belong in an address"),
         ({"base_url": "host/v1"}, "begins with http"),
+        ({"base_url": "https://host/v1?api-version=1"}, r"an address ends before \?; /chat/completions follows it"),
+        ({"base_url": "https://host/v1#top"}, "an address ends before #"),
         ({"extra": {"temperature": 1, "stream": True}}, "the engine sets stream, temperature itself"),
         ({"judge": {"model": "j", "base_url": "https://elsewhere/v1"}}, "`key` must be given with another base_url"),
         ({"retries": 1}, "Extra inputs"),
