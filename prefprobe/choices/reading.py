@@ -12,6 +12,11 @@ from prefprobe.choices.listed import UNLISTED, Listed
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 
+READING = 2
+"""Raised with every change of what is read of an endpoint's answers; part of the key of steps that ask one. Answers are kept
+raw, and none is asked again.
+"""
+
 _HEAD = re.compile(r"[\s*#_`>\u200b\ufeff]*")
 """White space and marks that may stand before a label."""
 

@@ -154,8 +154,7 @@ class Interview:
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
                 continue
-            sent = {name: getattr(spoken, name) for name in _NAMES if name != "seed" or self.settings.seed is not None}
-            taken = [name for name, value in sent.items() if value]
+            taken = [name for name in _NAMES if getattr(spoken, name)]
             if not taken:
                 raise reply.means or BadConfig(
                     f"{self._whom} turned down the plainest question ({reply.error}); see `extra` and `model`."
@@ -163,8 +162,8 @@ class Interview:
             places = {name: found.start() for name in taken if (found := _NAMES[name].search(sentence))}
             name = min(places, key=places.__getitem__) if places else taken[0]
             if not places:
-                guessed.append({name: sent[name]})
-            less: dict[str, Any] = {name: _LESS.get(sent[name], False)}
+                guessed.append({name: getattr(spoken, name)})
+            less: dict[str, Any] = {name: _LESS.get(getattr(spoken, name), False)}
             spoken = replace(spoken, **less, refused={name: reply.error} | spoken.refused)
         back: set[str] = set()
         for left_out in guessed:  # what was left out without need comes back

@@ -247,6 +247,13 @@ def test_what_is_listed_twice_counts_once_and_like_tokens_count_together() -> No
     assert exact(like).logit == pytest.approx(math.log(0.87 / 0.13), abs=1e-4)
 
 
+def test_the_likely_path_has_the_probability_that_is_listed_for_it() -> None:
+    greedy = plain()
+    for each in greedy:
+        each["logprob"] = 0.0  # of the decoding, not of the model
+    assert exact(greedy) == exact(plain())
+
+
 def test_probabilities_that_add_up_to_one_but_for_rounding_are_read() -> None:
     rounded = rewritten(plain(), units(lambda log: round(log, 2)))
     assert exact(rounded).logit == pytest.approx(exact(plain()).logit, abs=0.02)
@@ -267,6 +274,7 @@ def told(tokens: list[str], text: str = SAID, first: float = 1.0) -> Listed:
         TOKENS,
         TOKENS[:4],  # fewer than the answer has
         [*TOKENS, "<|im_end|>"],
+        [*TOKENS, " \ufffd", "\ufffd", "\ufffd"],  # a character that was not finished
         [*TOKENS, "\n", "</s>", " "],
         ["<s>", *TOKENS],
         ["", *TOKENS],

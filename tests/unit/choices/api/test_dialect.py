@@ -251,6 +251,7 @@ def test_fewer_log_probabilities_where_twenty_are_too_many() -> None:
         dialect = interview(Accent(most_top=most))
         refused = {} if asked == 20 else {"top_logprobs": f"400: top_logprobs must be at most {most}"}
         assert (dialect.top_logprobs, dialect.refused) == (asked, refused)
+    assert interview(Accent(most_top=5, p_label=0.5)).refused == {}  # sampled, it is asked for none
     assert interview(Accent(most_top=1)).why.startswith(
         "sampled: the endpoint turned log-probabilities down (400: top_"
     )
