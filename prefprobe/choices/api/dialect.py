@@ -227,9 +227,10 @@ class Interview:
         if 2 * bounded > exact:
             return replace(spoken, top_logprobs=0), f"{bounded} of {exact} sample answers list one label alone"
         said = f"answers begin with a label with a probability of {mass:.2f}"
-        if mass >= ENOUGH_MASS or (self.settings.mode == "exact" and exact):
+        if exact and (mass >= ENOUGH_MASS or self.settings.mode == "exact"):
             return spoken, said
-        return replace(spoken, top_logprobs=0), f"{said}, less than {ENOUGH_MASS}"
+        why = f"{said}, less than {ENOUGH_MASS}" if mass < ENOUGH_MASS else "no sample answer comes as far as a label"
+        return replace(spoken, top_logprobs=0), why
 
     def _longer(self, spoken: Dialect, cause: str) -> Dialect:
         longer = spoken.max_tokens * 4

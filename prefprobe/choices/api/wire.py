@@ -85,7 +85,7 @@ class Wire:
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise Lost("garbage", said=cleaned(data[:1000].decode("utf-8", "replace"), self.__key))
+            raise Lost("garbage", said=cleaned(data.decode("utf-8", "replace"), self.__key))
         if error_found := error_within(body):
             status, stated = error_found
             raise failure(self.base_url, status, stated, reply.headers, self.__key)

@@ -600,6 +600,19 @@ def test_the_key_is_in_one_header_and_nowhere_else(
     assert not [text for text in shown if KEY in text or KEY[:10] in text]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [error(f"{'x' * 290} {KEY}"), f"{'x' * 290} {KEY}".encode(), error(f"no model {KEY}", "model_not_found")],
+    ids=["cut", "garbage", "named"],
+)
+def test_the_key_is_in_nothing_that_a_body_says(data: bytes) -> None:
+    with endpoint(lambda _: (200, {}, data)) as server:
+        client = client_for(server.url, total_timeout=0.2)
+        with pytest.raises(PrefprobeError) as caught:
+            replies(client, [call(0)])
+    assert KEY[:6] not in "".join(traceback.format_exception(caught.value))
+
+
 @pytest.mark.parametrize(("key", "sent"), [(None, None), ("", None), (f"{KEY}\n", f"Bearer {KEY}")])
 def test_keys_as_they_come(key: str | None, sent: str | None) -> None:
     with endpoint(lambda _: (200, {}, json.dumps(GOOD).encode())) as server:

@@ -224,6 +224,16 @@ def test_why_answers_are_sampled(accent: Accent, why: str) -> None:
         interview(accent if accent.p_label > 0.9 else Accent(p_label=1e-9, logprobs=False), mode="exact")
 
 
+def test_answers_that_end_before_the_label_are_sampled() -> None:
+    class Short(Accent):
+        def listed(self) -> list[dict[str, Any]]:
+            return super().listed()[:1]
+
+    dialect = interview(Short())
+    assert dialect.label_mass == pytest.approx(0.96)
+    assert dialect.why == "sampled: no sample answer comes as far as a label"
+
+
 def test_exact_where_few_answers_begin_with_a_label_if_it_is_asked_for() -> None:
     dialect = interview(Accent(p_label=0.5), mode="exact")
     assert dialect.exact
