@@ -158,6 +158,10 @@ def _address(url: str) -> str:
         raise ValueError("an address begins with http:// or https://")
     if "@" in rest.split("/", 1)[0]:
         raise ValueError("user and password do not belong in an address; name an environment variable in `key`")
+    if "?" in rest or "#" in rest:
+        raise ValueError(
+            f"an address ends before {'?' if '?' in rest else '#'}; /chat/completions follows it, so leave out the rest"
+        )
     return url
 
 

@@ -66,9 +66,15 @@ class Behaviour:
     blocked: float = 0.0
     """Bodies turned down for good, by a content policy."""
     rejects: tuple[str, ...] = ()
-    """Of `seed`, `system`, `temperature`, `max_tokens` and `logprobs`."""
+    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens` and `logprobs`."""
+    rejects_with: int = 400
+    """The status of that; 200 has an error in its body."""
+    says: str = ""
+    """The sentence of that, in place of one that names what is rejected."""
     lists: bool = False
     """Whether log-probabilities come when asked for."""
+    listing: str = ""
+    """How log-probabilities are miswritten: a name in LISTINGS, or not at all."""
     most_listed: int = 20
     """More `top_logprobs` are turned down."""
     label_mass: float = 0.98
@@ -194,11 +200,15 @@ class FaultServer:
         if fault in ("429", "429 with Retry-After"):
             headers = {"Retry-After": behaviour.retry_after} if fault != "429" else {}
             return _error(429, "Rate limit reached.", "rate_limit_exceeded", headers)
-        if fault is not None and fault.isdigit():
+        if fault is not None and fault.startswith("says "):  # and has a status of its own
+            return web.json_response(json.loads(fault.removeprefix("says ")))
+        if fault == "redirect":
+            return web.Response(status=308, headers={"Location": "/v2/chat/completions"})
+        if fault is not None and fault.isdigit() and fault != "201":
             return _error(int(fault), "The server had an error.", "server_error")
         refused = _rejection(behaviour, body)
         if refused is not None:
-            return _error(400, *refused)
+            return _error(behaviour.rejects_with, behaviour.says or refused[0], refused[1])
         if planted and _chance(digest, "blocked") < behaviour.blocked:
             return _error(400, "The request was rejected by our content policy.", "content_policy_violation")
         await asyncio.sleep(behaviour.delay)
@@ -207,6 +217,12 @@ class FaultServer:
             await asyncio.sleep(3600)
         if fault == "duplicate" and self._last is not None:
             return web.json_response(self._last)
+        if fault == "201":
+            return web.json_response(completion, status=201)
+        if fault in ("br", "zstd"):
+            return web.Response(body=b"\x0b\x00\x80x\x03", headers={"Content-Encoding": fault})
+        if fault == "events":
+            return web.Response(body=f"data: {json.dumps(completion)}\n\n", content_type="text/event-stream")
         if fault == "garbage":
             return web.Response(text="<html>Bad gateway</html>")
         if fault == "no choices":
@@ -260,7 +276,10 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
     finish = "length" if spent == limit else "stop"
     choice: Body = {"index": 0, "message": message, "finish_reason": finish}
     if body.get("logprobs") and behaviour.lists:
-        choice["logprobs"] = {"content": _listed(path[:spent], head, p_a, int(body.get("top_logprobs", 0)))}
+        content = _listed(path[:spent], head, p_a, int(body.get("top_logprobs", 0)))
+        choice["logprobs"] = {"content": content}
+        if behaviour.listing:
+            LISTINGS[behaviour.listing](choice, content)
     prompt = sum(len(turn["content"].split()) for turn in body["messages"])
     return {
         "object": "chat.completion",
@@ -269,6 +288,76 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
         "choices": [choice],
         "usage": {"prompt_tokens": prompt, "completion_tokens": spent, "total_tokens": prompt + spent},
     }
+
+
+def _each(write: Callable[[Body], Body]) -> Callable[[Body, list[Body]], None]:
+    """Has every entry, the alternatives too, as `write` makes it."""
+
+    def listed(choice: Body, content: list[Body]) -> None:
+        content[:] = [
+            write({**entry, "top_logprobs": [write(dict(other)) for other in entry["top_logprobs"]]})
+            for entry in content
+        ]
+
+    return listed
+
+
+def _one_hot(floor: float) -> Callable[[Body, list[Body]], None]:
+    def listed(choice: Body, content: list[Body]) -> None:
+        for entry in content:
+            for other in [entry, *entry["top_logprobs"]]:
+                other["logprob"] = 0.0 if other["token"] == entry["token"] else floor
+
+    return listed
+
+
+def _twice(choice: Body, content: list[Body]) -> None:
+    for entry in content:
+        entry["top_logprobs"].insert(0, {name: entry[name] for name in ("token", "logprob")})
+
+
+def _led(*tokens: str) -> Callable[[Body, list[Body]], None]:
+    """The answer's tokens after others that the message does not show."""
+    return lambda choice, content: content.__setitem__(slice(0, 0), [_given(token) for token in tokens])
+
+
+def _given(token: str) -> Body:
+    return {"token": token, "logprob": 0.0, "top_logprobs": [{"token": token, "logprob": 0.0}]}
+
+
+def _columns(choice: Body, content: list[Body]) -> None:
+    choice["logprobs"] = {
+        "tokens": [entry["token"] for entry in content],
+        "token_logprobs": [entry["logprob"] for entry in content],
+        "top_logprobs": [{e["token"]: e["logprob"] for e in entry["top_logprobs"]} for entry in content],
+    }
+
+
+def _alone(choice: Body, content: list[Body]) -> None:
+    for entry in content:
+        entry["top_logprobs"] = []
+
+
+def _of_their_own(choice: Body, content: list[Body]) -> None:
+    choice["logprobs"] = {"steps": [{"text": entry["token"], "score": entry["logprob"]} for entry in content]}
+
+
+LISTINGS: dict[str, Callable[[Body, list[Body]], None]] = {
+    "one-hot -9999": _one_hot(-9999.0),
+    "one-hot -100": _one_hot(-100.0),
+    "one-hot -inf": _one_hot(float("-inf")),
+    "probabilities": _each(lambda entry: entry | {"logprob": exp(entry["logprob"])}),
+    "log10": _each(lambda entry: entry | {"logprob": entry["logprob"] / log(10)}),
+    "zeros": _each(lambda entry: entry | {"logprob": 0.0}),
+    "twice": _twice,
+    "thought": _led("<think>", "Both", " are", " fine", "</think>"),
+    "leading": _led("<s>"),
+    "stripped": _each(lambda entry: entry | {"token": entry["token"].strip()}),
+    "ids": _each(lambda entry: entry | {"token": f"token_id:{sum(entry['token'].encode())}"}),
+    "columns": _columns,
+    "alone": _alone,
+    "own": _of_their_own,
+}
 
 
 def p_first(behaviour: Behaviour, body: Body) -> float:
@@ -335,6 +424,8 @@ def _rejection(behaviour: Behaviour, body: Body) -> tuple[str, str] | None:
             "Only the default (1) value is supported.",
             "unsupported_value",
         )
+    if "max_completion_tokens" in rejects and "max_completion_tokens" in body:
+        return "Unsupported parameter: 'max_completion_tokens' is not supported.", "unsupported_parameter"
     if "max_tokens" in rejects and "max_tokens" in body:
         return (
             "Unsupported parameter: 'max_tokens' is not supported with this model. "

@@ -3,15 +3,19 @@
 Only the raw answer is read, so a better reader reads old answers again and nobody pays again.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from math import exp, log
-from typing import Any
 
-from prefprobe.choices.engine import Answer, Reading
+from prefprobe.choices.engine import Answer, Outcome, Reading
+from prefprobe.choices.listed import UNLISTED, Listed
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
+
+READING = 2
+"""Raised with every change of what is read of an endpoint's answers; part of the key of steps that ask one. Answers are kept
+raw, and none is asked again.
+"""
 
 _HEAD = re.compile(r"[\s*#_`>\u200b\ufeff]*")
 """White space and marks that may stand before a label."""
@@ -19,8 +23,8 @@ _HEAD = re.compile(r"[\s*#_`>\u200b\ufeff]*")
 _JOINED = re.compile(r"[\s*#_`>:,.;/&|+\-]*(?:(?:and|or)\b)?[\s*#_`>:,.;/&|+\-]*", re.IGNORECASE)
 """What stands between two labels that are named in one breath."""
 
-_UNLISTED = -99.0
-"""Log-probabilities below this say only that a token was not listed (OpenAI writes -9999)."""
+_LEAST = 1e-6
+"""What the digits of a log-probability leave open: a label that is not listed may have as much beside one of 1."""
 
 _REFUSAL = re.compile(
     r"(?:(?:i'm|i am) (?:\w+ )?sorry\b|sorry, (?:but )?i\b|i apologi[sz]e\b|my apologies\b"
@@ -59,6 +63,10 @@ class Labels:
         """Number of characters before the first in which the labels differ."""
         pairs = zip(self.a, self.b, strict=False)
         return next(i for i, (x, y) in enumerate(pairs) if x.casefold() != y.casefold())
+
+    def undecided(self, text: str) -> bool:
+        """Whether a label may still follow, or end after, a beginning of an answer."""
+        return len(_bare(text)) <= max(len(self.a), len(self.b))
 
     def of_text(self, text: str) -> str | None:
         """`a` or `b` for a text that begins with that label; None for one that begins with neither or with both."""
@@ -114,54 +122,40 @@ def read_probabilities(answer: Answer, labels: Labels, temperature: float) -> Re
 
     `log P(A) − log P(B)` is divided by `temperature`. The probabilities are summed over what is listed up to the token in
     which the labels differ, however the tokenizer cuts them. A label that is not listed there has at most the smallest
-    listed probability; the logit is then a bound, and flagged. If the likely path leads to no label, the answer is
-    unparsed (or a refusal) and its label mass the probability that was still open to one where the path left.
+    listed probability, and at most what those that are listed leave; the logit is then a bound, and flagged. If the likely
+    path leads to no label, the answer is unparsed (or a refusal) and its label mass the probability that was still open to
+    one where the path left. Log-probabilities that are not those of the answer are not read.
     """
     if answer.finish.startswith("failed") or answer.finish in ("refusal", "content_filter"):
         return read_text(answer, labels)
-    read = json.loads(answer.raw)
+    of = Listed.of(answer.raw)
+    said: Outcome = "unparsed"
+    if read_text(Answer(answer.id, of.text, answer.finish), labels).outcome == "refusal":
+        said = "refusal"
+    if of.fault:
+        return Reading(said)
     text, path = "", 0.0
     a: list[float] = []
     b: list[float] = []
     still_open: list[float] = []
-    for token, logprob, listed in read["top"]:
-        alternatives = listed if any(token == other for other, _ in listed) else [*listed, [token, logprob]]
+    for position in of.positions:
         here: dict[str | None, list[float]] = {"a": [], "b": [], "": [], None: []}
-        for other, value in alternatives:
-            if value > _UNLISTED:
+        for other, value in position.listed:
+            if value > UNLISTED:
                 here[labels.of_beginning(text + other)].append(path + value)
-        text += token
+        text += position.said
         decided = labels.of_beginning(text)
         if decided:
-            least = [min((value for values in here.values() for value in values), default=path + _UNLISTED)]
+            smallest = min((exp(value) for _, value in position.listed if value > UNLISTED), default=1.0)
+            bound = [path + log(min(smallest, max(1.0 - position.total, _LEAST)))]
             mass = sum(map(exp, a + b + here["a"] + here["b"]))
-            a, b = a + (here["a"] or least), b + (here["b"] or least)
+            a, b = a + (here["a"] or bound), b + (here["b"] or bound)
             bounded = not (here["a"] and here["b"])
-            return Reading("exact", (_log_sum(a) - _log_sum(b)) / temperature, min(mass, 1.0), bounded)
-        a, b, still_open, path = a + here["a"], b + here["b"], here[""], path + logprob
+            return Reading("exact", (_log_sum(a) - _log_sum(b)) / temperature, mass, bounded)
+        a, b, still_open, path = a + here["a"], b + here["b"], here[""], path + position.logprob
         if decided is None:
             break
-    said = read_text(Answer(answer.id, read["text"], answer.finish), labels).outcome
-    return Reading(
-        "refusal" if said == "refusal" else "unparsed", label_mass=min(sum(map(exp, a + b + still_open)), 1.0)
-    )
-
-
-def probabilities_raw(text: str, content: list[dict[str, Any]], labels: Labels) -> str:
-    """The raw form of an exact answer: JSON of its text and the listed log-probabilities until a label would stand there.
-
-    `content` is `logprobs.content` of a reply: a token, its log-probability and `top_logprobs` for every position.
-    """
-    top: list[list[Any]] = []
-    said = ""
-    for entry in content:
-        token = _token(entry)
-        listed = [[_token(other), _rounded(other["logprob"])] for other in entry.get("top_logprobs") or []]
-        top.append([token, _rounded(entry["logprob"]), listed])
-        said += token
-        if len(_bare(said)) > max(len(labels.a), len(labels.b)):
-            break
-    return json.dumps({"text": text, "top": top}, separators=(",", ":"))
+    return Reading(said, label_mass=sum(map(exp, a + b + still_open)))
 
 
 def _begins(text: str, label: str) -> bool:
@@ -185,12 +179,3 @@ def _log_sum(logs: list[float]) -> float:
     """Logarithm of Σ exp(l) over a list that is not empty."""
     top = max(logs)
     return top + log(sum(exp(each - top) for each in logs))
-
-
-def _token(entry: dict[str, Any]) -> str:
-    """A token's text; some servers write a space as the sign that their vocabulary has for it."""
-    return str(entry["token"]).replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n")
-
-
-def _rounded(logprob: float) -> float:
-    return round(max(float(logprob), -9999.0), 6)  # -inf is no JSON

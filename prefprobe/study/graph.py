@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prefprobe.choices.reading import READING
 from prefprobe.settings import Config, ModelSettings
 
 
@@ -162,6 +163,8 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
             sources[name] = (add("embed", name, params={"seed": seed}, reads=reads, after=checked, features=name),)
 
     choices = config.choices.keyed()
+    if config.choices.api is not None:
+        choices["reading"] = READING
     for name in (
         "train",
         "eval",

@@ -15,12 +15,17 @@ import aiohttp
 from prefprobe.choices.api.failures import Lost, TurnedDown
 from prefprobe.choices.api.pacing import Pace, backoff
 from prefprobe.choices.api.wire import Wire
-from prefprobe.errors import TemporaryFailure
+from prefprobe.errors import PrefprobeError, TemporaryFailure
 from prefprobe.settings import TransportSettings
 
 _BEAT = 1.0
 _HELD = 4
 """Calls that wait for another attempt, in windows at their widest, before no new one is begun."""
+_REFUSED = 4
+"""Attempts of a call that must be lost to an error of the server's, one after the other, before it counts as its answer to
+what is asked; of a client that is on `trial`."""
+_ERRORS = {"500": 500, "no answer": 200}
+"""Causes of a loss that may be such an answer, and their status."""
 _OUTDONE = 3
 """Attempts of a call that must be lost while others are answered, before the fault is the call's."""
 
@@ -47,11 +52,14 @@ class Reply:
     """"" or why there is no body: the status and the provider's sentence."""
     losses: tuple[str, ...]
     """The cause of each attempt that was lost before."""
+    means: PrefprobeError | None = None
+    """What it means if any other call fares the same, of a client that is on trial."""
 
 
 class Client:
     """Asks `base_url`/chat/completions. `inspect` names what is wrong with a body, None if nothing: a wrong one is a lost
-    attempt. Raises BadConfig for a key that no header can hold.
+    attempt. On `trial` it finds out what an endpoint takes: what may be the fault of a call's fields is a reply, and ends no
+    run. Raises BadConfig for a key that no header can hold.
     """
 
     def __init__(
@@ -60,7 +68,10 @@ class Client:
         key: str | None,
         settings: TransportSettings,
         inspect: Callable[[dict[str, Any]], str | None],
+        *,
+        trial: bool = False,
     ) -> None:
+        self.trial = trial
         self.wire = Wire(base_url, key, settings.attempt_timeout, inspect)
         self.patience = settings.total_timeout
         """Seconds without any answer after which to give up."""
@@ -81,7 +92,8 @@ class Client:
 
         `beat` is called about once a second. If either raises, nothing new is asked; what is on its way is waited for
         and delivered, and the first error goes on. Raises TemporaryFailure for an endpoint that has answered nothing for
-        `total_timeout` or wants to be paid, BadConfig for one that refuses the key or does not know the model.
+        `total_timeout` or wants to be paid, BadConfig for one that refuses the key, does not know the model, or answers in
+        a form that is none.
         """
         every = _Run(self, deliver, beat).all(iter(calls))
         try:
@@ -180,12 +192,22 @@ class _Run:
             try:
                 body = await client.wire.attempt(session, call.body)
             except TurnedDown as no:
-                self._win(Reply(call.id, None, str(no), losses))
+                if no.means is not None and not client.trial:
+                    raise no.means from None
+                self._win(Reply(call.id, None, str(no), losses, no.means))
                 return
             except Lost as lost:
                 now, others_answered = monotonic(), self._answered > before
                 self._lose(lost, sent, now)
                 losses += (lost.cause,)
+                if (
+                    client.trial
+                    and lost.said
+                    and losses[-_REFUSED:] == (lost.cause,) * _REFUSED
+                    and lost.cause in _ERRORS
+                ):
+                    self._guarded(self._deliver, self._refused(call, lost, losses))
+                    return
                 outdone += others_answered
                 before = sent
                 # one call that gets no answer while others do; not one of many that an outage or a long wait holds up
@@ -202,6 +224,13 @@ class _Run:
             if self._error is not None:
                 return
             sent = await self._turn(due, call.tokens)
+
+    def _refused(self, call: Call, lost: Lost, losses: tuple[str, ...]) -> Reply:
+        said = f"{_ERRORS[lost.cause]}: {lost.said}"
+        means = TemporaryFailure(
+            f"{self._client.wire.base_url} answers nothing but an error ({said}); run again later."
+        )
+        return Reply(call.id, None, said, losses, means)
 
     async def _turn(self, due: float, tokens: int) -> float:
         """Wait until another attempt is due and may start; returns when that is."""

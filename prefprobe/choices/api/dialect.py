@@ -6,13 +6,14 @@ length of an answer otherwise, some list log-probabilities and some only say not
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
 from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer
+from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer, unlisted
+from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
@@ -23,8 +24,9 @@ PLAIN_TOKENS = 16
 """Tokens that a model without thoughts needs to name a label."""
 MOST_TOKENS = 16384
 """Tokens that a thought may take."""
-_TOP = (20, 5)
-"""Log-probabilities asked for at each position: the most that OpenAI and vLLM list, and what others do."""
+_TOP = (20, 5, 2)
+"""Log-probabilities asked for at each position: the most that OpenAI and vLLM list, what others do, and the least that
+have both labels."""
 _SYSTEM = "You are a helpful assistant."
 
 _NAMES = {
@@ -54,6 +56,8 @@ class Dialect:
     max_tokens: int = PLAIN_TOKENS
     top_logprobs: int = 0
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """What is left out or asked for otherwise, and the sentence with which the endpoint turned it down."""
     distinct_ids: bool = False
     """Whether every reply has an id of its own, so that an id seen before tells a duplicate."""
     reports_cost: bool = False
@@ -121,7 +125,7 @@ class Interview:
             spoken, reason = self._worth_reading(spoken, replies, reason)
         mode = "exact" if spoken.exact else "sampled"
         if not spoken.exact:
-            spoken = replace(spoken, temperature=agreed.temperature)
+            spoken = replace(spoken, temperature=agreed.temperature, refused=agreed.refused)
         if self.settings.mode == "exact" and not spoken.exact:
             raise BadConfig(
                 f"{self._whom}: mode is exact, but {reason}; set it to auto or sampled, or ask another provider."
@@ -142,7 +146,7 @@ class Interview:
         return f"{self.settings.model} at {self.settings.base_url}"
 
     def _agreed(self) -> Dialect:
-        """What the endpoint takes of a request that is sampled."""
+        """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
         spoken = Dialect(max_tokens=self.settings.max_tokens or PLAIN_TOKENS)
         guessed: list[dict[str, Any]] = []
         while (reply := self._replies(spoken, self.samples[:1], _SYSTEM)[0]).body is None:
@@ -152,7 +156,7 @@ class Interview:
                 continue
             taken = [name for name in _NAMES if getattr(spoken, name)]
             if not taken:
-                raise BadConfig(
+                raise reply.means or BadConfig(
                     f"{self._whom} turned down the plainest question ({reply.error}); see `extra` and `model`."
                 )
             places = {name: found.start() for name in taken if (found := _NAMES[name].search(sentence))}
@@ -160,13 +164,15 @@ class Interview:
             if not places:
                 guessed.append({name: getattr(spoken, name)})
             less: dict[str, Any] = {name: _LESS.get(getattr(spoken, name), False)}
-            spoken = replace(spoken, **less)
+            spoken = replace(spoken, **less, refused={name: reply.error} | spoken.refused)
         back: set[str] = set()
         for left_out in guessed:  # what was left out without need comes back
             more = replace(spoken, **left_out)
             if not back & set(left_out) and self._replies(more, self.samples[:1], _SYSTEM)[0].body is not None:
                 spoken, back = more, back | set(left_out)
-        return spoken
+        plain = Dialect()
+        changed = {name: said for name, said in spoken.refused.items() if getattr(spoken, name) != getattr(plain, name)}
+        return replace(spoken, refused=changed)
 
     def _with_probabilities(self, spoken: Dialect) -> tuple[Dialect, str]:
         """`spoken` with log-probabilities if they come when asked for, else the reason why not."""
@@ -175,13 +181,17 @@ class Interview:
         tops = list(_TOP)
         more = replace(spoken, top_logprobs=tops.pop(0))
         while (reply := self._replies(more, self.samples[:1])[0]).body is None:
-            if more.temperature and _NAMES["temperature"].search(reply.error.lower()):
-                more = replace(more, temperature=False)  # it takes some, but not 0: the path is then a sampled one
+            said = reply.error.lower()
+            if more.temperature and _NAMES["temperature"].search(said):  # it takes some, but not 0: the path is sampled
+                more = replace(more, temperature=False, refused={"temperature": reply.error} | more.refused)
             elif tops:
-                more = replace(more, top_logprobs=tops.pop(0))
+                more = replace(more, top_logprobs=tops.pop(0), refused={"top_logprobs": reply.error} | more.refused)
+            elif more.temperature and "logprobs" not in said:
+                tops, refused = list(_TOP), {"temperature": reply.error} | spoken.refused
+                more = replace(spoken, top_logprobs=tops.pop(0), temperature=False, refused=refused)
             else:
                 return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
-        return (more, "") if logprobs(reply.body) else (spoken, "the endpoint returned no log-probabilities")
+        return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
 
     def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, list[Reply], str]:
         """Replies to all samples, with room for a thought if the model has some before it answers."""
@@ -189,7 +199,7 @@ class Interview:
             replies = self._replies(spoken, self.samples)
             for reply in replies:
                 if reply.body is None:
-                    raise BadConfig(f"{self._whom} turned down a sample question ({reply.error}).")
+                    raise reply.means or BadConfig(f"{self._whom} turned down a sample question ({reply.error}).")
             bodies = [reply.body for reply in replies if reply.body is not None]
             if any(map(thinks, bodies)):
                 spoken = replace(spoken, reasons=True)
@@ -202,16 +212,25 @@ class Interview:
                 spoken = self._longer(spoken, "its answer ended before it began")
 
     def _worth_reading(self, spoken: Dialect, replies: Sequence[Reply], reason: str) -> tuple[Dialect, str]:
-        """`spoken` with the mean label mass of the samples, and sampled if too few answers begin with a label."""
+        """`spoken` with the mean label mass of the samples, and sampled if their log-probabilities cannot be read, say too
+        little of one label, or leave too much to other answers.
+        """
         assert self.labels is not None
         answers = [to_answer(reply, "", None, self.labels) for reply in replies]
+        faults = [fault for answer in answers if (fault := Listed.of(answer.raw).fault)]
+        if faults:
+            return replace(spoken, top_logprobs=0), faults[0]
         readings = [read_probabilities(answer, self.labels, 1.0) for answer in answers]
-        mass = mean((r.label_mass or 0.0) if r.outcome == "exact" else 0.0 for r in readings)
+        exact, bounded = sum(r.outcome == "exact" for r in readings), sum(r.bounded for r in readings)
+        mass = mean(r.label_mass or 0.0 for r in readings)
         spoken = replace(spoken, label_mass=mass)
+        if 2 * bounded > exact:
+            return replace(spoken, top_logprobs=0), f"{bounded} of {exact} sample answers list one label alone"
         said = f"answers begin with a label with a probability of {mass:.2f}"
-        if mass >= ENOUGH_MASS or (self.settings.mode == "exact" and mass > 0):
+        if exact and (mass >= ENOUGH_MASS or self.settings.mode == "exact"):
             return spoken, said
-        return replace(spoken, top_logprobs=0), f"{said}, less than {ENOUGH_MASS}"
+        why = f"{said}, less than {ENOUGH_MASS}" if mass < ENOUGH_MASS else "no sample answer comes as far as a label"
+        return replace(spoken, top_logprobs=0), why
 
     def _longer(self, spoken: Dialect, cause: str) -> Dialect:
         longer = spoken.max_tokens * 4
@@ -223,4 +242,6 @@ class Interview:
         return replace(spoken, max_tokens=longer)
 
     def _replies(self, spoken: Dialect, users: Sequence[str], system: str | None = None) -> list[Reply]:
-        return self.ask([spoken.body(self.settings, user, system, self.temperature, 0) for user in users])
+        return self.ask(
+            [spoken.body(self.settings, user, system, self.temperature, self.settings.seed) for user in users]
+        )

@@ -67,7 +67,8 @@ class Endpoint:
         if dialect is None:  # an address or a server that is wrong from the start shows early
             short = min(FIRST_CONTACT, settings.transport.total_timeout)
             transport = settings.transport.model_copy(update={"total_timeout": short})
-            dialect = self._interview(Client(settings.base_url, key, transport, self._inspect), samples, labels)
+            trial = Client(settings.base_url, key, transport, self._inspect, trial=True)
+            dialect = self._interview(trial, samples, labels)
         self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
             raise BadConfig(

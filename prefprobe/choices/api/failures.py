@@ -1,13 +1,27 @@
 """What it means when an endpoint gives no answer: try again, give this one up, or stop everything."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from prefprobe.choices.api.pacing import retry_after
-from prefprobe.errors import BadConfig, TemporaryFailure
+from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 
 _AGAIN = {408, 409, 425, 429}
+_NEVER = {501, 505}
+_WORDS = tuple(
+    (status, re.compile(words))
+    for status, words in (
+        (429, r"rate.?limit|too many requests"),
+        (404, r"model\b.{0,99}\b(not found|not exist)|(no such|unknown|invalid) model|model_not_found"),
+        (401, r"api[ _]key|unauthori[sz]ed"),
+        (402, r"insufficient (credit|balance|fund)"),
+        (400, r"invalid_request|unsupported|not supported"),
+    )
+)
+"""Which status an error would have had, by its words."""
 _SENTENCE = 300  # characters of what a provider says
 
 
@@ -20,23 +34,74 @@ class Lost(Exception):
 
 
 class TurnedDown(Exception):
-    """A call that the provider will not answer."""
+    """A call that the provider will not answer. `means` is what to end a run with if any other call would fare the same."""
+
+    def __init__(self, said: str, means: PrefprobeError | None = None) -> None:
+        super().__init__(said)
+        self.means = means
 
 
 def failure(base_url: str, status: int, data: bytes, headers: Mapping[str, str], key: str) -> Exception:
-    """What a status other than 200 means: Lost, TurnedDown, TemporaryFailure or BadConfig; never with the key in it."""
+    """What a status means that is no answer, or a 200 that has none: Lost, TurnedDown, TemporaryFailure or BadConfig; never
+    with the key in it.
+    """
     said, code = _said(data)
-    said = " ".join((said.replace(key, "…") if key else said).split())[:_SENTENCE] or "no reason given"
-    if status == 402 or "insufficient_quota" in code or (status == 400 and "credit balance" in said.lower()):
-        return TemporaryFailure(f"{base_url} wants to be paid first ({status}: {said}); add credit, then run again.")
-    if status in _AGAIN or status >= 500:
+    said = cleaned(said, key) or "no reason given"
+    found, low = f"({status}: {said})", said.lower()
+    if status == 402 or "insufficient_quota" in code or (status == 400 and "credit balance" in low):
+        return TemporaryFailure(f"{base_url} wants to be paid first {found}; add credit, then run again.")
+    if status == 200:
+        return Lost("no answer", said=said)
+    if status in _AGAIN or (status >= 500 and status not in _NEVER):
         return Lost(str(status), retry_after({k.lower(): v for k, v in headers.items()}), said)
-    of_content = any(word in said.lower() for word in ("moderation", "flagged"))
-    if status == 401 or (status == 403 and not of_content) or (status == 400 and "api key" in said.lower()):
-        return BadConfig(f"{base_url} refuses the key ({status}: {said}); check the variable that holds it.")
-    if status in (404, 405) or status < 400:
-        return BadConfig(f"{base_url} has no such model or address ({status}: {said}); check base_url and model.")
-    return TurnedDown(f"{status}: {said}")
+    if status < 400:
+        where = cleaned(headers.get("Location", ""), key) or "elsewhere"
+        return BadConfig(
+            f"{base_url} is not where answers come from, it points to {where} ({status}); correct base_url."
+        )
+    if status == 401 or (status == 400 and "api key" in low):
+        return BadConfig(f"{base_url} refuses the key {found}; check the variable that holds it.")
+    means = None
+    if status == 403 and not any(word in low for word in ("moderation", "flagged")):
+        means = BadConfig(
+            f"{base_url} refuses the key, or this to its owner {found}; check the variable that holds it."
+        )
+    if status in (404, 405):
+        means = BadConfig(f"{base_url} has no such model or address {found}; check base_url, model and extra.")
+    if status in _NEVER:
+        means = BadConfig(f"{base_url} cannot do what it is asked for {found}; check base_url and extra.")
+    return TurnedDown(f"{status}: {said}", means)
+
+
+def error_within(body: dict[str, Any]) -> tuple[int, bytes] | None:
+    """(status, JSON) of an error that stands in a body in place of an answer; 200 if nothing says of which status it is.
+
+    None if there is no such error. A router answers 200 itself, and may say so in the choice as well.
+    """
+    choices = body.get("choices")
+    within = choices[0] if isinstance(choices, list) and choices else body
+    if not isinstance(within, dict):
+        return None
+    error = within.get("error")
+    if not error and within is body and "choices" not in body and {"message", "detail"} & body.keys():
+        error = body
+    if not error or (within is body and choices):
+        return None
+    data = json.dumps({"error": error}).encode()
+    named = [of.get(name) for of in (error, body) if isinstance(of, dict) for name in ("code", "status")]
+    statuses = [n for n in map(_number, named) if 400 <= n < 600]
+    said = " ".join(_said(data)).lower()
+    statuses += [status for status, words in _WORDS if words.search(said)]
+    return (statuses or [200])[0], data
+
+
+def cleaned(text: str, key: str) -> str:
+    """What a provider says, on one line, not too long, and without the key."""
+    return " ".join((text.replace(key, "…") if key else text).split())[:_SENTENCE]
+
+
+def _number(status: object) -> int:
+    return int(status) if isinstance(status, int | str) and str(status).isdecimal() else 0
 
 
 def _said(data: bytes) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """A provider's reply as an answer: its text, why it ended, and what it has cost."""
 
+from math import inf
 from typing import Any
 
 from prefprobe.choices.api.client import Reply
 from prefprobe.choices.engine import Answer
-from prefprobe.choices.reading import Labels, answer_text, probabilities_raw
+from prefprobe.choices.listed import kept
+from prefprobe.choices.reading import Labels, answer_text
 from prefprobe.settings import Prices
 
 Body = dict[str, Any]
@@ -21,7 +23,7 @@ def _first_choice(body: Body) -> Body | None:
 def complaint(body: Body) -> str | None:
     """Why a body is no answer, whatever was asked; None for one that is. A model may say nothing, but not null."""
     chosen = _first_choice(body)
-    if chosen is None or chosen.get("error") or finish(body) == "error":
+    if chosen is None or finish(body) == "error":
         return "no answer"
     empty = _message(body).get("content") is None and finish(body) == "stop" and not thinks(body)
     return "empty answer" if empty else None
@@ -53,8 +55,12 @@ def thinks(body: Body) -> bool:
 
 
 def logprobs(body: Body) -> list[Body]:
-    """The log-probabilities of the answer's tokens, each with those of other tokens; empty if none came that can be read."""
-    content = _mapping((_first_choice(body) or {}).get("logprobs")).get("content")
+    """The log-probabilities of the answer's tokens, each with those of other tokens; empty if none came that can be read.
+
+    Read are `content`, and the columns of the older completions (`tokens`, `token_logprobs`, `top_logprobs`).
+    """
+    found = _listed(body)
+    content = _rows(found) if found.get("content") is None else found["content"]
     tokens = content if isinstance(content, list) else []
     others = [_mapping(entry).get("top_logprobs") or [] for entry in tokens]
     if not any(others) or not all(isinstance(each, list) for each in others):
@@ -62,11 +68,38 @@ def logprobs(body: Body) -> list[Body]:
     return tokens if all(map(_says, tokens)) and all(_says(other) for each in others for other in each) else []
 
 
+def unlisted(body: Body) -> str:
+    """Why `logprobs` finds nothing to read, in words."""
+    found = {name: value for name, value in _listed(body).items() if value}
+    if not found:
+        return "the endpoint returned no log-probabilities"
+    tokens = found.get("content")
+    alone = isinstance(tokens, list) and not any(_mapping(entry).get("top_logprobs") for entry in tokens)
+    if alone or ("token_logprobs" in found and "top_logprobs" not in found):
+        return "the endpoint listed the answer's own tokens alone"
+    return f"the endpoint returned log-probabilities in a form that is not read (fields: {', '.join(sorted(found))})"
+
+
+def _listed(body: Body) -> Body:
+    return _mapping((_first_choice(body) or {}).get("logprobs"))
+
+
+def _rows(found: Body) -> list[Body]:
+    """The rows of three columns, of which the last has a mapping from token to log-probability in each."""
+    columns = [found.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
+    if not all(isinstance(column, list) for column in columns):
+        return []
+    return [
+        {"token": token, "logprob": log, "top_logprobs": [{"token": t, "logprob": p} for t, p in _mapping(top).items()]}
+        for token, log, top in zip(*columns, strict=False)
+    ]
+
+
 def _says(entry: object) -> bool:
     """Whether an entry of a list of log-probabilities has a token and a number."""
     known = _mapping(entry)
     log = known.get("logprob")
-    return isinstance(known.get("token"), str) and isinstance(log, int | float) and log < 1.0  # so that NaN is none
+    return isinstance(known.get("token"), str) and isinstance(log, int | float) and log < inf  # so that NaN is none
 
 
 def reported_cost(body: Body) -> float | None:
@@ -93,7 +126,7 @@ def to_answer(reply: Reply, host: str, prices: Prices | None, labels: Labels | N
     said = text(body) or str(_message(body).get("refusal") or "")
     return Answer(
         id=reply.id,
-        raw=said if labels is None else probabilities_raw(said, logprobs(body), labels),
+        raw=said if labels is None else kept(said, logprobs(body), labels.undecided),
         finish=finish(body),
         model=str(body.get("model") or ""),
         provider=str(body.get("provider") or host),

@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from prefprobe.choices.api.failures import Lost, failure
+from prefprobe.choices.api.failures import Lost, cleaned, error_within, failure
 from prefprobe.errors import BadConfig
 
 
@@ -52,8 +52,13 @@ class Wire:
         try:
             async with session.post(url, data=payload, allow_redirects=False) as reply:
                 data = await reply.read()
-                if reply.status != 200:
+                if not 200 <= reply.status < 300:
                     raise failure(self.base_url, reply.status, data, reply.headers, self.__key)
+                if reply.content_type == "text/event-stream":
+                    raise BadConfig(
+                        f"{self.base_url} answers in a stream of events that nobody asked for; have it answer whole, or "
+                        "ask another address."
+                    )
         except TimeoutError:
             raise Lost("timeout") from None
         except aiohttp.ClientPayloadError:
@@ -66,21 +71,33 @@ class Wire:
             ) from None
         except aiohttp.ClientConnectorError as error:
             raise Lost("connection", said=str(error)) from None
+        except aiohttp.ClientResponseError as error:
+            if "content-encoding" in error.message:
+                raise BadConfig(
+                    f"{self.base_url} answers in an encoding that nobody asked for ({_encoding(error.message)}); have what "
+                    "stands before the model leave its answers as they are."
+                ) from None
+            raise Lost("disconnected", said=cleaned(f"no HTTP/1.1: {error.message}", self.__key)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise Lost("disconnected", said=type(error).__name__) from None
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
-            raise Lost("garbage") from None
+            body = None
         if not isinstance(body, dict):
-            raise Lost("garbage")
-        status = body["error"].get("code") if isinstance(body.get("error"), dict) and "choices" not in body else None
-        if isinstance(status, int) and 400 <= status < 600:  # of the provider behind a router that answers 200 itself
-            raise failure(self.base_url, status, data, reply.headers, self.__key)
+            raise Lost("garbage", said=cleaned(data.decode("utf-8", "replace"), self.__key))
+        if error_found := error_within(body):
+            status, stated = error_found
+            raise failure(self.base_url, status, stated, reply.headers, self.__key)
         wrong = self._inspect(body)
         if wrong is not None:
             raise Lost(wrong)
         return body
+
+
+def _encoding(message: str) -> str:
+    """The name that an error of aiohttp's gives an encoding."""
+    return message.partition("content-encoding:")[2].partition(".")[0].strip()
 
 
 def _proxy(url: str) -> str | None:

@@ -15,7 +15,7 @@ _LONGEST = 200
 
 def answers(results: Results) -> list[str]:
     """One or two sentences each; none where every question got a plain answer."""
-    said = _spent(results.measure) + _neither(results)
+    said = _spent(results.measure) + _neither(results) + _bounded(results)
     return said + _failed(results) + _lost(results) + _answered_by(results) + _sampled(results) + _unmoved(results)
 
 
@@ -41,6 +41,20 @@ def _neither(results: Results) -> list[str]:
          + no_judge),
     )  # fmt: skip
     return [text.format(by_set(of)) for of, text in said if of]
+
+
+def _bounded(results: Results) -> list[str]:
+    bounded = {
+        name: f"{count(found['bounded'])} of {count(found['n_choices'])} choices"
+        for name, found in results.accounts.items()
+        if found.get("bounded")
+    }
+    if not bounded:
+        return []
+    return [
+        f"Bounds: of {by_set(bounded)} only one label was listed; the log-odds that are read of them are the least that "
+        "they can be, and utilities that rest on them may lie further apart than they are said to."
+    ]
 
 
 def _failed(results: Results) -> list[str]:

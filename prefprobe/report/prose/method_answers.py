@@ -30,8 +30,8 @@ def asked(results: Results) -> list[str]:
         top = f"the {about['top_logprobs']} likeliest tokens" if about.get("top_logprobs") else "the likeliest tokens"
         said = (
             f"{whom} was asked once in each order for the log-probabilities of {top} at each position; a label that is "
-            "not among them counts as being as likely as the last of them, and an answer that begins with no label "
-            "counts for neither task."
+            "not among them counts as being as likely as the last of them or as all that they leave, whichever is less, "
+            "and an answer that begins with no label counts for neither task."
         )
     lacking = [name for field, name in _TAKEN.items() if about.get(field) is False]
     folded = ", so that a system prompt stands at the head of the user’s turn" if "system role" in lacking else ""

@@ -732,6 +732,20 @@ def test_what_an_api_cannot_show_is_a_limit() -> None:
         assert words not in quiet
 
 
+def test_values_that_are_only_bounded_are_a_limit() -> None:
+    exact = over_api(study(), engine="exact-api")
+    assert "Bounds" not in " ".join(limits(exact))
+    n = exact.measure["train"]["n_choices"]
+    exact.measure["train"]["bounded"] = 12
+    said = [limit for limit in limits(exact) if limit.startswith("Bounds")]
+    assert said == [
+        f"Bounds: of 12 of {n} choices (train) only one label was listed; the log-odds that are read of them are the "
+        "least that they can be, and utilities that rest on them may lie further apart than they are said to."
+    ]
+    rows = dict(choice_tables.asked(exact))
+    assert rows["with only one label listed"][0] == (12, "12")
+
+
 def test_only_a_few_sentences_of_a_provider_are_given() -> None:
     results = over_api(study())
     results.measure["eval"]["failures"] = {f"failed: 400 No. {k} {'x' * 400}": 1 for k in range(9)}

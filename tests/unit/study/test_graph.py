@@ -67,6 +67,18 @@ def test_inputs_come_before_their_readers(overrides: tuple[str, ...]) -> None:
     assert list(nodes(*overrides))[-1] == "report"
 
 
+def test_a_new_reader_reads_the_answers_of_an_endpoint_anew_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [keys(nodes(*engine)) for engine in ((), API)]
+    monkeypatch.setattr("prefprobe.study.graph.READING", 99)
+    local, api = (
+        {name for name in old if old[name] != new[name]}
+        for old, new in zip(before, (keys(nodes(*engine)) for engine in ((), API)), strict=True)
+    )
+    assert local == set()
+    assert {"measure.train", "measure.eval", "shift-measure.0"} <= api
+    assert not any(name.startswith(("tasks", "topics", "extract", "embed")) for name in api)
+
+
 @pytest.mark.parametrize("engine", [(), API])
 def test_nothing_is_spent_before_the_topics_are_known_and_no_choice_before_the_activations(
     engine: tuple[str, ...],

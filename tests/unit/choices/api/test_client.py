@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 import signal
 import socket
 import ssl
@@ -438,13 +439,22 @@ def error(message: str, code: str | int = "", **more: Any) -> bytes:
         (403, error("Your account may not do this"), BadConfig, ("refuses the key", "403")),
         (404, error("The model `x` does not exist"), BadConfig, ("model", "does not exist", "404")),
         (404, b"<html>not found</html>", BadConfig, ("address", "404")),
-        (308, b"", BadConfig, ("address", "308")),
+        (308, b"", BadConfig, ("points to /elsewhere", "308", "correct base_url")),
+        (501, error("No sampler"), BadConfig, ("cannot do", "No sampler", "501")),
         (402, error("Insufficient credits"), TemporaryFailure, ("Insufficient credits", "add credit")),
         (429, error("You exceeded your quota", "insufficient_quota"), TemporaryFailure, ("exceeded", "add credit")),
         (400, error("Your credit balance is too low"), TemporaryFailure, ("credit balance", "add credit")),
         (400, b"[" + error("API key not valid.") + b"]", BadConfig, ("refuses the key", "API key not valid.")),
         (405, b"", BadConfig, ("address", "405")),
         (200, error("Insufficient credits", 402), TemporaryFailure, ("Insufficient credits", "402")),
+        (200, error("Insufficient credits"), TemporaryFailure, ("Insufficient credits", "add credit")),
+        (200, error("Model 'x' not found, try another"), BadConfig, ("no such model", "try another", "404")),
+        (200, error("No.", "model_not_found"), BadConfig, ("no such model", "No.")),
+        (200, error("gone", "404"), BadConfig, ("no such model", "gone")),
+        (200, b'{"detail": "Unauthorized"}', BadConfig, ("refuses the key", "Unauthorized")),
+        (200, b'{"object": "error", "message": "gone", "code": 404}', BadConfig, ("no such model", "gone")),
+        (200, b'{"choices": [{"error": {"code": 402, "message": "Pay"}}]}', TemporaryFailure, ("Pay", "add credit")),
+        (200, b'{"choices": [], "error": "unknown model"}', BadConfig, ("no such model", "unknown model")),
     ],
 )
 def test_what_ends_a_run_at_once(status: int, data: bytes, kind: type[PrefprobeError], words: tuple[str, ...]) -> None:
@@ -482,6 +492,91 @@ def test_what_a_provider_turns_down_is_delivered_and_not_tried_again(status: int
     assert (client.sent, got["0"].body, got["2"].body) == (3, GOOD, GOOD)
 
 
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (error("Provider returned error"), "no answer"),
+        (error("Provider returned error", 502), "502"),
+        (error("Rate limit reached for this API key"), "429"),
+        (b"<html>Provider returned error</html>", "garbage"),
+    ],
+)
+def test_what_a_body_says_in_place_of_an_answer_is_shown_and_tried_again(data: bytes, cause: str) -> None:
+    with endpoint(lambda _: (200, {}, data)) as server:
+        client = client_for(server.url, total_timeout=0.3)
+        with pytest.raises(TemporaryFailure) as caught:
+            replies(client, [call(0)])
+    assert client.losses.keys() == {cause}
+    words = "Provider returned error" if b"Provider" in data else "Rate limit reached"
+    assert re.search(f"most often: {cause}; it last said: .*{words}", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("br", r"in an encoding that nobody asked for \(brotli \(br\)\)"),
+        ("zstd", r"in an encoding that nobody asked for \(zstandard \(zstd\)\)"),
+        ("events", "in a stream of events that nobody asked for"),
+        ("redirect", r"points to /v2/chat/completions \(308\)"),
+    ],
+)
+def test_a_form_that_no_time_mends_ends_a_run(fault: str, words: str) -> None:
+    with FaultServer(script=lambda *_: fault) as server:
+        client = client_for(server.url)
+        with pytest.raises(BadConfig, match=f"{server.url} .*{words}"):
+            replies(client, [call(0)])
+        assert client.sent == 1
+
+
+def test_what_speaks_no_http_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        def speak() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with taken.accept()[0] as there:
+                        there.recv(1000)
+                        there.sendall(b"\x00\x00\x06\x04\x00 settings of HTTP/2\r\n\r\n")
+
+        threading.Thread(target=speak, daemon=True).start()
+        client = client_for(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", total_timeout=0.3)
+        with pytest.raises(TemporaryFailure, match=r"disconnected; it last said: no HTTP/1\.1: Bad status line"):
+            replies(client, [call(0)])
+
+
+def test_a_completion_is_read_under_any_status_of_success() -> None:
+    with FaultServer(script=lambda *_: "201") as server:
+        assert replies(client_for(server.url), [call(0)])["0"].losses == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "data", "means"),
+    [
+        (403, error("not with logprobs"), BadConfig),
+        (404, error("No endpoint supports this"), BadConfig),
+        (405, b"", BadConfig),
+        (501, error("no"), BadConfig),
+        (500, error("crashed"), TemporaryFailure),
+        (200, error("crashed"), TemporaryFailure),
+        (422, error("no"), None),
+        (200, error("logprobs are not supported"), None),
+    ],
+)
+def test_on_trial_a_refusal_of_any_kind_is_a_reply(
+    status: int, data: bytes, means: type[PrefprobeError] | None
+) -> None:
+    with endpoint(
+        lambda body: (status, {}, data) if body["seed"] == 1 else (200, {}, json.dumps(GOOD).encode())
+    ) as server:
+        client = Client(server.url, KEY, TransportSettings(total_timeout=5.0), complaint, trial=True)
+        got = replies(client, [call(n) for n in range(3)])
+    assert (got["0"].body, got["2"].body) == (GOOD, GOOD)
+    assert got["1"].body is None
+    assert got["1"].error[:3].isdigit()
+    assert type(got["1"].means) is (type(None) if means is None else means)
+    assert len(got["1"].losses) == (4 if means is TemporaryFailure else 0)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 402, 429, 500, 308, 400])
 @pytest.mark.parametrize("lead", [0, 275])
 def test_the_key_is_in_one_header_and_nowhere_else(
@@ -503,6 +598,19 @@ def test_the_key_is_in_one_header_and_nowhere_else(
     shown += [repr(got), caplog.text, *capfd.readouterr()]
     assert server.keys == {f"Bearer {KEY}"}
     assert not [text for text in shown if KEY in text or KEY[:10] in text]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [error(f"{'x' * 290} {KEY}"), f"{'x' * 290} {KEY}".encode(), error(f"no model {KEY}", "model_not_found")],
+    ids=["cut", "garbage", "named"],
+)
+def test_the_key_is_in_nothing_that_a_body_says(data: bytes) -> None:
+    with endpoint(lambda _: (200, {}, data)) as server:
+        client = client_for(server.url, total_timeout=0.2)
+        with pytest.raises(PrefprobeError) as caught:
+            replies(client, [call(0)])
+    assert KEY[:6] not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(("key", "sent"), [(None, None), ("", None), (f"{KEY}\n", f"Bearer {KEY}")])

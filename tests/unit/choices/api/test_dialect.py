@@ -128,7 +128,7 @@ def test_a_dialect_that_a_step_began_with_opens_again() -> None:
         "cost": 0.25,
     }
     dialect = Dialect(**kept)  # type: ignore[arg-type]
-    assert asdict(dialect) == kept
+    assert asdict(dialect) == kept | {"refused": {}}
     assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 
@@ -178,6 +178,10 @@ def test_what_is_turned_down_is_left_out_and_nothing_else(rejected: tuple[str, .
         "limit": "max_tokens",
     } | expected
     assert found["top_logprobs"] == 20
+    kept = {"limit" if name == "max_tokens" else name for name in rejected}
+    assert {name: said.removeprefix("400: ") for name, said in found["refused"].items()} == {
+        name: NAMED["max_tokens" if name == "limit" else name][0] if named else UNNAMED for name in kept
+    }
 
 
 def test_a_model_named_like_a_field_is_not_taken_for_it() -> None:
@@ -220,6 +224,16 @@ def test_why_answers_are_sampled(accent: Accent, why: str) -> None:
         interview(accent if accent.p_label > 0.9 else Accent(p_label=1e-9, logprobs=False), mode="exact")
 
 
+def test_answers_that_end_before_the_label_are_sampled() -> None:
+    class Short(Accent):
+        def listed(self) -> list[dict[str, Any]]:
+            return super().listed()[:1]
+
+    dialect = interview(Short())
+    assert dialect.label_mass == pytest.approx(0.96)
+    assert dialect.why == "sampled: no sample answer comes as far as a label"
+
+
 def test_exact_where_few_answers_begin_with_a_label_if_it_is_asked_for() -> None:
     dialect = interview(Accent(p_label=0.5), mode="exact")
     assert dialect.exact
@@ -243,10 +257,28 @@ def test_sampled_if_it_is_asked_for() -> None:
 
 
 def test_fewer_log_probabilities_where_twenty_are_too_many() -> None:
-    assert interview(Accent(most_top=5)).top_logprobs == 5
-    assert interview(Accent(most_top=2)).why.startswith(
+    for most, asked in ((20, 20), (19, 5), (5, 5), (4, 2), (2, 2)):
+        dialect = interview(Accent(most_top=most))
+        refused = {} if asked == 20 else {"top_logprobs": f"400: top_logprobs must be at most {most}"}
+        assert (dialect.top_logprobs, dialect.refused) == (asked, refused)
+    assert interview(Accent(most_top=5, p_label=0.5)).refused == {}  # sampled, it is asked for none
+    assert interview(Accent(most_top=1)).why.startswith(
         "sampled: the endpoint turned log-probabilities down (400: top_"
     )
+
+
+def test_a_temperature_of_zero_that_is_turned_down_in_no_words() -> None:
+    dialect = interview(Accent(not_zero=UNNAMED))
+    assert (dialect.exact, dialect.temperature, dialect.top_logprobs) == (True, False, 20)
+    assert dialect.refused == {"temperature": f"400: {UNNAMED}"}
+
+
+def test_no_seed_is_sent_where_none_is_wanted() -> None:
+    accent = Accent({"seed": "no"})
+    assert interview(accent, seed=None, mode="sampled").refused == {}
+    assert not any("seed" in body for body in accent.bodies)
+    with pytest.raises(BadConfig, match="turned down the plainest question"):
+        interview(Accent({"model": "no such router"}), seed=None)
 
 
 @pytest.mark.parametrize("shown", ["reasoning_content", "reasoning", "<think>", ""])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefprobe.choices.answers import AnswerLog, Spend
-from prefprobe.choices.api import endpoint
+from prefprobe.choices.api import endpoint, pacing
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
@@ -28,7 +29,7 @@ from prefprobe.settings import ApiSettings, JudgeSettings, Prices, TransportSett
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
-from tests.fault_server import Behaviour, FaultServer
+from tests.fault_server import LISTINGS, Behaviour, FaultServer
 from tests.questions import question
 
 STIMULUS = Stimulus()
@@ -115,6 +116,70 @@ def test_auto_samples_where_it_must_and_says_why(behaviour: Behaviour, why: str)
         assert abs(share[q.id[:2]] - p) < 4 * (p * (1 - p) / 40) ** 0.5
 
 
+READ = ("twice", "leading", "stripped", "columns")
+UNREAD = {
+    "one-hot -9999": "4 of 4 sample answers list one label alone",
+    "one-hot -100": "4 of 4 sample answers list one label alone",
+    "one-hot -inf": "4 of 4 sample answers list one label alone",
+    "probabilities": "the probabilities listed for one token add up to ",
+    "log10": "the probabilities listed for one token add up to ",
+    "zeros": "the probabilities listed for one token add up to ",
+    "thought": "the listed tokens are not the answer ('<think>Both are fine</th' for 'Task ",
+    "ids": "the listed tokens are not the answer ('token_id:",
+    "alone": "the endpoint listed the answer's own tokens alone",
+    "own": "the endpoint returned log-probabilities in a form that is not read (fields: steps)",
+}
+
+
+def test_every_way_to_miswrite_log_probabilities_is_tried() -> None:
+    assert set(LISTINGS) == {*READ, *UNREAD}
+
+
+@pytest.mark.parametrize("listing", READ)
+def test_log_probabilities_written_otherwise_are_read_where_that_is_unambiguous(listing: str) -> None:
+    with FaultServer(Behaviour(lists=True, listing=listing)) as server:
+        engine = engine_for(server)
+        got = answers(engine, questions())
+    assert engine.exact
+    for q in questions():
+        reading = engine.read(got[q.id])
+        assert (reading.outcome, reading.bounded) == ("exact", False)
+        assert reading.logit == pytest.approx(planted(q), abs=1e-4)
+        assert reading.label_mass == pytest.approx(0.98, abs=1e-4)
+
+
+@pytest.mark.parametrize("listing", UNREAD)
+def test_log_probabilities_that_are_not_the_models_are_not_read_and_why(listing: str) -> None:
+    with FaultServer(Behaviour(lists=True, listing=listing)) as server:
+        engine = engine_for(server)
+        got = answers(engine, questions())
+        assert engine.about["why"].startswith(f"sampled: {UNREAD[listing]}")
+        assert {engine.read(a).outcome for a in got.values()} <= {"a", "b"}
+        with pytest.raises(BadConfig, match="mode is exact, but " + re.escape(UNREAD[listing])):
+            engine_for(server, mode="exact")
+
+
+@pytest.mark.parametrize(("listing", "outcome"), [("one-hot -inf", "exact"), ("log10", "unparsed")])
+def test_an_endpoint_that_miswrites_them_later_is_seen_in_every_answer(listing: str, outcome: str) -> None:
+    with FaultServer(Behaviour(lists=True)) as server:
+        engine = engine_for(server)
+        server.behaviour = replace(server.behaviour, listing=listing)
+        readings = [engine.read(a) for a in answers(engine, questions()).values()]
+    assert {(reading.outcome, reading.bounded) for reading in readings} == {(outcome, outcome == "exact")}
+
+
+@pytest.mark.parametrize("mass", [0.2, 0.4])
+def test_the_label_mass_of_a_sample_that_begins_otherwise_is_what_was_listed(mass: float) -> None:
+    with FaultServer(Behaviour(lists=True, label_mass=mass)) as server:
+        engine = engine_for(server)
+        assert engine.dialect.label_mass == pytest.approx(mass)
+        assert engine.about["why"] == (
+            f"sampled: answers begin with a label with a probability of {mass:.2f}, less than 0.9"
+        )
+        with pytest.raises(BadConfig, match="mode is exact, but answers begin with a label with a probability of 0"):
+            engine_for(server, mode="exact")
+
+
 def test_probabilities_that_hardly_ever_are_of_a_label_stop_a_step_that_reads_them() -> None:
     texts = dict(zip("abcd", TASKS, strict=True))
     with FaultServer(Behaviour(lists=True, label_mass=0.6)) as server:
@@ -148,6 +213,69 @@ def test_what_an_endpoint_rejects_is_left_out(rejected: str, lists: bool) -> Non
         assert {body["messages"][0]["content"] for body in asked} == {"You hate math."}
 
 
+@pytest.fixture
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_BACKOFF", 0.005)
+
+
+@pytest.mark.usefixtures("_short_waits")
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 422, 500, 501])
+@pytest.mark.parametrize("says", ["", "No endpoint supports what was asked for."])
+@pytest.mark.parametrize("rejects", [("logprobs",), ("seed",), ("max_tokens", "max_completion_tokens", "system")])
+def test_a_field_is_left_out_whatever_the_status_and_words_of_its_refusal(
+    status: int, says: str, rejects: tuple[str, ...]
+) -> None:
+    with FaultServer(Behaviour(rejects=rejects, rejects_with=status, says=says, lists=True)) as server:
+        dialect = engine_for(server).dialect
+        got = answers(engine_for(server, dialect=dialect), questions(system="You hate math."))
+    assert len(got) == len(questions())
+    left_out = {"limit" if "max" in name else name for name in rejects} - {"logprobs"}
+    assert dialect.refused.keys() == left_out
+    words = f"{400 if status == 200 else status}: {says}"  # a body may say which status it would have had
+    assert all(said.startswith(words) for said in dialect.refused.values())
+    taken = {"seed": dialect.seed, "system": dialect.system, "limit": bool(dialect.limit), "temperature": True}
+    assert {name for name, takes in taken.items() if not takes} == left_out
+    assert dialect.temperature
+    assert dialect.exact == ("logprobs" not in rejects)
+    if not dialect.exact:
+        assert dialect.why.startswith(f"sampled: the endpoint turned log-probabilities down ({words}")
+
+
+@pytest.mark.usefixtures("_short_waits")
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+def test_fewer_log_probabilities_are_asked_for_whatever_the_status(status: int) -> None:
+    behaviour = Behaviour(lists=True, most_listed=5, rejects_with=status, says="Something is wrong.")
+    with FaultServer(behaviour) as server:
+        engine = engine_for(server)
+    assert engine.dialect.top_logprobs == 5
+    assert engine.about["refused"] == {"top_logprobs": f"{status}: Something is wrong."}
+
+
+@pytest.mark.usefixtures("_short_waits")
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("404", BadConfig, r"has no such model or address \(404: The server had an error\.\)"),
+        ("403", BadConfig, r"refuses the key, or this to its owner \(403: "),
+        ("500", TemporaryFailure, r"answers nothing but an error \(500: The server had an error\.\); run again later"),
+        ('says {"error": "The model planted does not exist"}', BadConfig, "no such model .*planted does not exist"),
+        ('says {"error": {"message": "Out of sorts"}}', TemporaryFailure, "Out of sorts"),
+    ],
+)
+def test_what_the_plainest_question_is_refused_with_is_what_is_wrong(
+    fault: str, kind: type[PrefprobeError], words: str
+) -> None:
+    with FaultServer(script=lambda *_: fault) as server, pytest.raises(kind, match=words):
+        engine_for(server)
+
+
+@pytest.mark.usefixtures("_short_waits")
+def test_errors_that_pass_leave_nothing_out() -> None:
+    with FaultServer(Behaviour(lists=True), lambda _, attempt: "500" if attempt < 3 else None) as server:
+        dialect = engine_for(server).dialect
+    assert (dialect.refused, dialect.top_logprobs, dialect.limit) == ({}, 20, "max_tokens")
+
+
 def test_exact_where_it_cannot_be_is_refused() -> None:
     with (
         FaultServer() as server,
@@ -178,6 +306,10 @@ def test_seeds_differ_by_repeat_and_by_question_and_come_again() -> None:
     assert len({body["seed"] for body in first}) == len(first) == 60
     assert all(0 <= body["seed"] < 2**31 for body in first)
     assert not any("seed" in body for body in bodies(server)[120:])
+    with FaultServer(Behaviour(rejects=("seed",))) as server:
+        engine = engine_for(server, seed=None)
+        assert (engine.identity["seed"], engine.about["refused"]) == (None, {})
+        assert not any("seed" in body for _, body in server.arrivals)
 
 
 def test_faults_change_nothing_but_the_losses() -> None:
@@ -371,6 +503,8 @@ def test_the_key_stays_where_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         ({"key": SECRET}, "the name of an environment variable"),
         ({"base_url": "https://user:word@host/v1"}, "do not belong in an address"),
         ({"base_url": "host/v1"}, "begins with http"),
+        ({"base_url": "https://host/v1?api-version=1"}, r"an address ends before \?; /chat/completions follows it"),
+        ({"base_url": "https://host/v1#top"}, "an address ends before #"),
         ({"extra": {"temperature": 1, "stream": True}}, "the engine sets stream, temperature itself"),
         ({"judge": {"model": "j", "base_url": "https://elsewhere/v1"}}, "`key` must be given with another base_url"),
         ({"retries": 1}, "Extra inputs"),
