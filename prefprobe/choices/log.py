@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from prefprobe.choices.answers import AnswerLog, Spend, answers_table
-from prefprobe.choices.engine import ALONE, Answer, Engine, Question, Reading, Save
+from prefprobe.choices.engine import ALONE, TOOL_CALLS, Answer, Engine, Question, Reading, Save
 from prefprobe.choices.label_mass import LabelMass
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
@@ -102,8 +102,10 @@ class ChoiceLog:
         that was lost and question that failed is counted under its cause.
         """
         answers = [self.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
+        calls = sum(a.finish == TOOL_CALLS for a in answers)
         return {
             **nothing_said(choices),
+            **({TOOL_CALLS: calls} if calls else {}),
             **{name: sum(choices.column(name).to_pylist()) for name in ("judged", "bounded")},
             "spend": asdict(self.spend),
             "losses": _counted(loss for a in answers for loss in a.losses),

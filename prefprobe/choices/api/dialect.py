@@ -12,7 +12,17 @@ from typing import Any
 
 from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer, unlisted
+from prefprobe.choices.api.replies import (
+    ALONE,
+    Body,
+    finish,
+    reported_cost,
+    text,
+    thinks,
+    to_answer,
+    unlisted,
+)
+from prefprobe.choices.engine import TOOL_CALLS
 from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
@@ -27,6 +37,8 @@ MOST_TOKENS = 16384
 _TOP = (20, 5, 2)
 """Log-probabilities asked for at each position: the most that OpenAI and vLLM list, what others do, and the least that
 have both labels."""
+_COUNTED = (20, 5)
+"""The same where `logprobs` is their number: the most that Together lists, and the older completions."""
 _SYSTEM = "You are a helpful assistant."
 
 _NAMES = {
@@ -34,6 +46,7 @@ _NAMES = {
     "limit": re.compile(r"\bmax_(completion_)?tokens\b"),
     "temperature": re.compile(r"\btemperature\b"),
     "system": re.compile(r"\bsystem\b"),
+    "stream_options": re.compile(r"\bstream_options\b|\binclude_usage\b"),
 }
 """What can be left out, and how an error's sentence names it; left out in this order if none is named."""
 _LESS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": ""}
@@ -56,6 +69,10 @@ class Dialect:
     max_tokens: int = PLAIN_TOKENS
     top_logprobs: int = 0
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
+    counted: bool = False
+    """Whether they are asked for by their number in `logprobs`, as in the older completions, and not in `top_logprobs`."""
+    stream_options: bool = False
+    """Whether a stream is asked to say what it took."""
     refused: dict[str, str] = field(default_factory=dict)
     """What is left out or asked for otherwise, and the sentence with which the endpoint turned it down."""
     distinct_ids: bool = False
@@ -98,8 +115,14 @@ class Dialect:
             body["temperature"] = 0.0 if self.exact else temperature
         if self.seed and seed is not None and not self.exact:
             body["seed"] = seed
-        if self.exact:
+        if self.exact and self.counted:
+            body["logprobs"] = self.top_logprobs
+        elif self.exact:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        if settings.stream:
+            body["stream"] = True
+        if self.stream_options:
+            body["stream_options"] = {"include_usage": True}
         return body
 
 
@@ -121,6 +144,7 @@ class Interview:
         agreed = self._agreed()
         spoken, reason = self._with_probabilities(agreed)
         spoken, replies, reason = self._answered(spoken, reason)
+        calls = self._calls_of_tools(replies)
         if spoken.exact:
             spoken, reason = self._worth_reading(spoken, replies, reason)
         mode = "exact" if spoken.exact else "sampled"
@@ -138,8 +162,16 @@ class Interview:
             provider=str(bodies[0].get("provider") or ""),
             distinct_ids=all(ids) and len(set(ids)) == len(ids) > 1,
             reports_cost=reported_cost(bodies[0]) is not None,
-            why=f"{mode}: {reason}",
+            why=f"{mode}: {reason}{calls}",
         )
+
+    def _calls_of_tools(self, replies: Sequence[Reply]) -> str:
+        """That some samples are nothing but calls of tools, in words; raises BadConfig where most are."""
+        calls = sum(reply.body is not None and finish(reply.body) == TOOL_CALLS for reply in replies)
+        said = f"{calls} of {len(replies)} sample answers only call a tool; `extra: {{tool_choice: none}}` forbids that"
+        if 2 * calls > len(replies):
+            raise BadConfig(f"{self._whom}: {said}, else have the endpoint offer no tools.")
+        return f"; {said}" if calls else ""
 
     @property
     def _whom(self) -> str:
@@ -147,14 +179,17 @@ class Interview:
 
     def _agreed(self) -> Dialect:
         """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
-        spoken = Dialect(max_tokens=self.settings.max_tokens or PLAIN_TOKENS)
+        spoken = plain = Dialect(
+            max_tokens=self.settings.max_tokens or PLAIN_TOKENS, stream_options=self.settings.stream
+        )
         guessed: list[dict[str, Any]] = []
         while (reply := self._replies(spoken, self.samples[:1], _SYSTEM)[0]).body is None:
             sentence = reply.error.replace(self.settings.model, "").lower()
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
                 continue
-            taken = [name for name in _NAMES if getattr(spoken, name)]
+            sent = self.settings.seed is not None
+            taken = [name for name in _NAMES if getattr(spoken, name) and (sent or name != "seed")]
             if not taken:
                 raise reply.means or BadConfig(
                     f"{self._whom} turned down the plainest question ({reply.error}); see `extra` and `model`."
@@ -170,7 +205,6 @@ class Interview:
             more = replace(spoken, **left_out)
             if not back & set(left_out) and self._replies(more, self.samples[:1], _SYSTEM)[0].body is not None:
                 spoken, back = more, back | set(left_out)
-        plain = Dialect()
         changed = {name: said for name, said in spoken.refused.items() if getattr(spoken, name) != getattr(plain, name)}
         return replace(spoken, refused=changed)
 
@@ -190,8 +224,19 @@ class Interview:
                 tops, refused = list(_TOP), {"temperature": reply.error} | spoken.refused
                 more = replace(spoken, top_logprobs=tops.pop(0), temperature=False, refused=refused)
             else:
-                return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
-        return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
+                break
+        if reply.body is None:
+            refused, reason = {"logprobs": reply.error}, f"the endpoint turned log-probabilities down ({reply.error})"
+        else:
+            refused, reason = {}, unlisted(reply.body)
+            if reason != ALONE:
+                return (spoken, reason) if reason else (more, "")
+        for top in _COUNTED:  # Together's form, and that of the older completions
+            counted = replace(more, top_logprobs=top, counted=True, refused=refused | spoken.refused)
+            reply = self._replies(counted, self.samples[:1])[0]
+            if reply.body is not None and not unlisted(reply.body):
+                return counted, ""
+        return spoken, reason
 
     def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, list[Reply], str]:
         """Replies to all samples, with room for a thought if the model has some before it answers."""

@@ -1,7 +1,7 @@
 """The API engine: choices of a model behind any OpenAI-compatible endpoint, sampled or from listed log-probabilities."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,7 +29,8 @@ class ApiEngine:
     """Choices over an API; what they cost is kept to `budget`, which the judge shares.
 
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
-    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with.
+    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with; `beat`
+    is called about once a second meanwhile, and may raise.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class ApiEngine:
         part: int = 192,
         budget: Budget | None = None,
         dialect: Dialect | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
         self._labels = Labels.of(stimulus)
         samples = [stimulus.message(*pair) for pair in _SAMPLES]
-        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect)
+        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect, beat)
         self.dialect = self._endpoint.dialect
         self.exact = self.dialect.exact
         self.name = "exact-api" if self.exact else "sampled-api"
@@ -67,7 +69,7 @@ class ApiEngine:
         return {
             "engine": self.name,
             "model": self._settings.model,
-            "served": self.dialect.model,
+            "served": self._settings.served or self.dialect.model,
             "mode": "exact" if self.exact else "sampled",
             "temperature": self._temperature,
             "wording": WORDING,
@@ -77,6 +79,7 @@ class ApiEngine:
             "top_logprobs": self.dialect.top_logprobs,
             "seed": self._settings.seed if self.dialect.seed and not self.exact else None,
             "extra": self._settings.extra,
+            **self._settings.written_out,
         }
 
     def answer(self, questions: Sequence[Question], save: Save) -> None:

@@ -4,7 +4,7 @@ from math import inf
 from typing import Any
 
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.engine import Answer
+from prefprobe.choices.engine import TOOL_CALLS, Answer
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
 from prefprobe.settings import Prices
@@ -39,9 +39,14 @@ def text(body: Body) -> str:
 
 
 def finish(body: Body) -> str:
-    """Why the answer ended: `refusal` if the provider says so in a field of its own, else its finish reason."""
-    if _message(body).get("refusal"):
+    """Why the answer ended: `refusal` if the provider says so in a field of its own, TOOL_CALLS for one that is nothing but a call,
+    else its finish reason.
+    """
+    message = _message(body)
+    if message.get("refusal"):
         return "refusal"
+    if (message.get("tool_calls") or message.get("function_call")) and not text(body).strip():
+        return TOOL_CALLS
     return str((_first_choice(body) or {}).get("finish_reason") or "stop")
 
 
@@ -68,15 +73,22 @@ def logprobs(body: Body) -> list[Body]:
     return tokens if all(map(_says, tokens)) and all(_says(other) for each in others for other in each) else []
 
 
+ALONE = "the endpoint listed the answer's own tokens alone"
+
+
 def unlisted(body: Body) -> str:
-    """Why `logprobs` finds nothing to read, in words."""
+    """Why there is nothing to read in what `logprobs` finds, in words; "" if there is."""
+    if entries := logprobs(body):
+        others = any(other["token"] != entry["token"] for entry in entries for other in entry["top_logprobs"])
+        return "" if others else ALONE
     found = {name: value for name, value in _listed(body).items() if value}
     if not found:
         return "the endpoint returned no log-probabilities"
     tokens = found.get("content")
     alone = isinstance(tokens, list) and not any(_mapping(entry).get("top_logprobs") for entry in tokens)
-    if alone or ("token_logprobs" in found and "top_logprobs" not in found):
-        return "the endpoint listed the answer's own tokens alone"
+    columns = found.get("top_logprobs")
+    if alone or ("token_logprobs" in found and not (isinstance(columns, list) and any(columns))):
+        return ALONE
     return f"the endpoint returned log-probabilities in a form that is not read (fields: {', '.join(sorted(found))})"
 
 

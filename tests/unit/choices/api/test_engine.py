@@ -321,7 +321,7 @@ def test_faults_change_nothing_but_the_losses() -> None:
     assert plain.identity == faulty.identity
     assert not any(a.losses for a in one.values())
     lost = {cause for answer in two.values() for cause in answer.losses}
-    assert {"no answer", "empty answer", "wrong model", "duplicate"} <= lost
+    assert {"no answer", "empty answer", "wrong model (planted-mini)", "duplicate"} <= lost
     assert {a.model for a in two.values()} == {"planted"}
 
 
