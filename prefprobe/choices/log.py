@@ -102,7 +102,8 @@ class ChoiceLog:
         that was lost and question that failed is counted under its cause.
         """
         answers = [self.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
-        calls = sum(a.finish == TOOL_CALLS for a in answers)
+        outcomes = choices.column("outcome").to_pylist()
+        calls = sum(a.finish == TOOL_CALLS and o == "unparsed" for a, o in zip(answers, outcomes, strict=True))
         return {
             **nothing_said(choices),
             **({TOOL_CALLS: calls} if calls else {}),

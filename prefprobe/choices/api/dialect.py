@@ -16,13 +16,13 @@ from prefprobe.choices.api.replies import (
     ALONE,
     Body,
     finish,
+    only_calls,
     reported_cost,
     text,
     thinks,
     to_answer,
     unlisted,
 )
-from prefprobe.choices.engine import TOOL_CALLS
 from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
@@ -167,7 +167,7 @@ class Interview:
 
     def _calls_of_tools(self, replies: Sequence[Reply]) -> str:
         """That some samples are nothing but calls of tools, in words; raises BadConfig where most are."""
-        calls = sum(reply.body is not None and finish(reply.body) == TOOL_CALLS for reply in replies)
+        calls = sum(reply.body is not None and only_calls(reply.body) for reply in replies)
         said = f"{calls} of {len(replies)} sample answers only call a tool; `extra: {{tool_choice: none}}` forbids that"
         if 2 * calls > len(replies):
             raise BadConfig(f"{self._whom}: {said}, else have the endpoint offer no tools.")

@@ -39,15 +39,19 @@ def text(body: Body) -> str:
 
 
 def finish(body: Body) -> str:
-    """Why the answer ended: `refusal` if the provider says so in a field of its own, TOOL_CALLS for one that is nothing but a call,
+    """Why the answer ended: `refusal` if the provider says so in a field of its own, TOOL_CALLS for one that is only a call,
     else its finish reason.
     """
-    message = _message(body)
-    if message.get("refusal"):
+    if _message(body).get("refusal"):
         return "refusal"
-    if (message.get("tool_calls") or message.get("function_call")) and not text(body).strip():
-        return TOOL_CALLS
-    return str((_first_choice(body) or {}).get("finish_reason") or "stop")
+    return TOOL_CALLS if only_calls(body) else str((_first_choice(body) or {}).get("finish_reason") or "stop")
+
+
+def only_calls(body: Body) -> bool:
+    """Whether the answer calls a tool and says nothing."""
+    calls = [_message(body).get("tool_calls"), _message(body).get("function_call")]
+    reason = (_first_choice(body) or {}).get("finish_reason")
+    return (any(calls) or reason in (TOOL_CALLS, "function_call")) and not text(body).strip()
 
 
 def thinks(body: Body) -> bool:

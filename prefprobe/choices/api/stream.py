@@ -131,14 +131,20 @@ def _longer(so_far: list[Any], more: list[Any]) -> list[Any]:
     """A list with more entries; one with the `index` of an entry that is there goes on with it, as calls of tools do."""
     longer = list(so_far)
     for entry in more:
-        goes_on = isinstance(entry, dict) and "index" in entry and {"function", "type"} & entry.keys()
-        same = (i for i, old in enumerate(longer) if isinstance(old, dict) and old.get("index") == entry["index"])
-        place = next(same, None) if goes_on else None
-        if place is None:
-            longer.append(entry)
+        places = [
+            k for k, old in enumerate(longer) if _goes_on(entry) and _goes_on(old) and old["index"] == entry["index"]
+        ]
+        if places:
+            longer[places[0]] = _further(longer[places[0]], entry)
         else:
-            longer[place] = _further(longer[place], entry)
+            longer.append(entry)
     return longer
+
+
+def _goes_on(entry: Any) -> bool:
+    """Whether an entry is a numbered part of a message, and not tokens with their log-probabilities."""
+    known = entry if isinstance(entry, dict) else {}
+    return "index" in known and (isinstance(known.get("function"), dict) or isinstance(known.get("type"), str))
 
 
 def _parts(said: Any) -> list[Any]:

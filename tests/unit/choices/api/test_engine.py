@@ -335,16 +335,6 @@ def test_a_repeated_id_is_a_duplicate() -> None:
     assert {a.losses for a in got.values()} == {("duplicate",)}
 
 
-def test_an_endpoint_that_goes_over_to_another_model_stops_the_run() -> None:
-    def changed(body: dict[str, Any], _: int) -> str | None:
-        return "other model" if "u=" in body["messages"][-1]["content"] else None
-
-    with FaultServer(script=changed) as server:
-        engine = engine_for(server, patience=2.0)
-        with pytest.raises(TemporaryFailure, match="wrong model"):
-            answers(engine, questions())
-
-
 def test_refusals_and_what_is_turned_down() -> None:
     with FaultServer(Behaviour(refusals=0.3, unlabelled=0.2, blocked=0.2)) as server:
         engine = engine_for(server)
