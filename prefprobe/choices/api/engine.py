@@ -16,6 +16,8 @@ from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
 
+INTERVIEWED = 4
+"""Pairs of a study that its endpoint is tried with."""
 SAMPLES = (
     ("Write a short poem about the sea.", "Explain how a bicycle stays upright."),
     ("Add up all whole numbers from 1 to 40.", "Invent a name for a bakery."),
