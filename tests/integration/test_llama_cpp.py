@@ -111,5 +111,5 @@ def test_a_quantised_copy_is_told_from_the_weights_that_it_was_made_of(
     own: Own, quantised: Path, serve: Callable[[Path], str]
 ) -> None:
     r, apart, _ = compared(own, serve(quantised), Stimulus(), 1.0)
-    assert r > 0.95
+    assert r > 0.9
     assert 0.001 < apart < 0.05
