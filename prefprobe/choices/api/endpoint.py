@@ -80,7 +80,7 @@ class Endpoint:
             raise BadConfig(
                 f"{settings.base_url} reports no cost: give `prices` for {settings.model}, or no budget_usd."
             )
-        self._labels = labels if self.dialect.exact else None
+        self._labels = labels.after(self.dialect.prefill) if labels and self.dialect.exact else None
         self._spoken = self.dialect
 
     def call(self, id_: str, user: str, system: str | None = None, seed: int | None = None) -> Call:
@@ -135,7 +135,7 @@ class Endpoint:
             self._budget.pay(to_answer(reply, self._host, self.settings.prices, None) for reply in some)
             return some
 
-        found = Interview(ask, self.settings, self._temperature, samples, labels).dialect()
+        found = Interview(ask, self.settings, self._temperature, samples[0], samples[1:], labels).dialect()
         names, self._answered_by = sorted(self._answered_by), Counter()
         if not all(self._expects(name, names[0]) for name in names):
             raise BadConfig(

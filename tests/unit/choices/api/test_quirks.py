@@ -230,9 +230,9 @@ def test_an_endpoint_that_never_ends_to_load_says_so_and_is_not_waited_for_after
 def test_what_only_sounds_like_loading_is_not_waited_for(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FIRST_CONTACT", 0.3)
     says = f'says {{"error": {{"message": "{said}", "code": 503}}}}'
-    with FaultServer(script=lambda *_: says) as server:
-        with pytest.raises(TemporaryFailure, match=r"/v1 has answered nothing for 0\.3 s"):
-            ApiEngine(settings_for(server))
+    words = r"/v1 has answered nothing for 0\.3 s"
+    with FaultServer(script=lambda *_: says) as server, pytest.raises(TemporaryFailure, match=words):
+        ApiEngine(settings_for(server))
 
 
 NO_FIELD = (
