@@ -88,7 +88,8 @@ class ChoiceLog:
         found = self.answers.ask(self._watched, questions, self.progress, f"choices, round {round_}")
         self.asked |= found
         readings = {id_: self.engine.read(answer) for id_, answer in found.items()}
-        judged = self._judge({id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"})
+        unparsed = {id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"}
+        judged = self._judge({id_: answer for id_, answer in unparsed.items() if answer.finish != TOOL_CALLS})
         rows = [_row(q, round_, judged.get(q.id, readings[q.id]), q.id in judged) for q in questions if q.id in found]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 

@@ -44,7 +44,10 @@ def finish(body: Body) -> str:
     """
     if _message(body).get("refusal"):
         return "refusal"
-    return TOOL_CALLS if only_calls(body) else str((_first_choice(body) or {}).get("finish_reason") or "stop")
+    reason = str((_first_choice(body) or {}).get("finish_reason") or "stop")
+    if only_calls(body):
+        return TOOL_CALLS
+    return "stop" if reason == TOOL_CALLS else reason  # it says something beside
 
 
 def only_calls(body: Body) -> bool:

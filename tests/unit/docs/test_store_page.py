@@ -83,7 +83,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted", prompts=prompts)
     loading.__dict__.update(load_model=lambda *_, **__: model)
     extraction.__dict__.update(ALONE="alone.json", extract=extract, layer_numbers=lambda *_: list(LAYERS))
-    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1)) as server:
+    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1, calls_tools=0.25)) as server:
         patch.setitem(sys.modules, "prefprobe.activations.loading", loading)
         patch.setitem(sys.modules, "prefprobe.activations.extraction", extraction)
         run = Run.create(str(folder / "store"), load_config(write_study(folder, server.url)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefprobe.choices.answers import Spend
+from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.api import client, pacing
 from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.client import Call, Client
@@ -174,8 +174,12 @@ def test_calls_of_tools_are_counted_by_a_word_of_their_own(
 
     monkeypatch.setattr(FaultServer, "_completed", completed)
     with FaultServer(Behaviour(calls_tools=0.3, lists=lists)) as server:
-        engine = ApiEngine(settings_for(server, mode="exact" if lists else "sampled"))
-        log = ChoiceLog(engine, WORTHS)
+        settings = settings_for(server, mode="exact" if lists else "sampled", judge=JudgeSettings(model="j"))
+        engine = ApiEngine(settings)
+        log = ChoiceLog(engine, WORTHS, judgements=AnswerLog())
+        log.judge = Judge(
+            settings, Stimulus(), 9, Budget(settings, Spend()), engine.dialect
+        )  # is not asked about nothing
         rows = log.measure(log.questions(PAIRS, 1), 0)
         account = log.account(rows)
     assert 5 < account["tool_calls"] == account["unparsed"] < len(rows) / 2
