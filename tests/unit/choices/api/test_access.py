@@ -158,6 +158,8 @@ def test_texts_are_part_of_keys_and_identity_and_variables_are_not() -> None:
         assert kept(**given) == plain, given
     for block, texts in (("headers", {"X-Route": "b"}), ("query", {"api-version": "2024-10-21"})):
         assert [one == other for one, other in zip(kept(**{block: texts}), plain, strict=True)] == [False] * 3
+        alone = settings_for("http://127.0.0.1:1/v1", **{block: texts})
+        assert ChoiceSettings(engine="api", api=alone).keyed()["api"][block] == texts
     assert kept(served=["a"])[:2] != plain[:2]
     assert kept(served=["a"])[2] == plain[2]
     assert kept(served=["b", "a", "b"]) == kept(served=["a", "b"])

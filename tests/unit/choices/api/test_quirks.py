@@ -210,6 +210,7 @@ def test_an_endpoint_that_is_loading_is_waited_for(status: int, monkeypatch: pyt
     with FaultServer(Behaviour(loads=12, loads_with=status)) as server:
         dialect = ApiEngine(settings_for(server)).dialect
     assert (dialect.refused, dialect.limit, dialect.seed) == ({}, "max_tokens", True)
+    assert all(body == server.arrivals[0][1] for _, body in server.arrivals[:13])  # and nothing was left out meanwhile
 
 
 def test_an_endpoint_that_never_ends_to_load_says_so_and_is_not_waited_for_after_a_stop() -> None:
@@ -292,6 +293,8 @@ def test_no_seed_goes_out_where_there_is_none(lists: bool) -> None:
     with FaultServer(Behaviour(lists=lists, rejects=("max_tokens", "system"), says="No.")) as server:
         settings = settings_for(server, seed=None, judge=JudgeSettings(model="j"))
         engine = ApiEngine(settings)
+        first = [str(body) for _, body in server.arrivals[:4]]
+        assert len(set(first)) == 4  # nothing is asked again without a seed that was not there
         answers(engine, questions())
         Judge(settings, Stimulus(), 9, Budget(settings, Spend()))
         assert not any("seed" in body for _, body in server.arrivals)
