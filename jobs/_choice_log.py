@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from prefprobe.choices.answers import AnswerLog, Spend
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.choices.engine import Spend
+from prefprobe.choices.ledger import Ledger, left_by
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.jobs._model import open_model
@@ -46,33 +48,60 @@ def _api_log(
     from prefprobe.choices.api.judge import Judge
 
     choices, budget = job.config.choices, Budget(settings, Spend())
-    dialect = _dialect(job, "dialect.json")
-    engine = ApiEngine(settings, stimulus, choices.temperature, part=choices.part, budget=budget, dialect=dialect)
-    job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
-    job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
+    trial, dialect = Ledger(job.store, job.store.key, "dialect"), _dialect(job, "dialect.json")
+    engine = ApiEngine(
+        settings, stimulus, choices.temperature, part=choices.part, budget=budget, dialect=dialect, trial=trial
+    )
+    interview, interrupted = _interviewed(job, "dialect.json", engine.dialect, trial)
+    estimated = "" if engine.dialect.usage else "; tokens are estimated: the endpoint reports none"
+    job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}{estimated}")
     log = ChoiceLog(
         engine,
         texts,
         prompts,
         _answers(job, engine.identity),
         job.progress,
-        interview=engine.dialect.spend,
+        interview=interview,
+        interrupted=interrupted,
         min_label_mass=choices.min_label_mass,
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
-        log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"))
-        job.store.write_part("judge.json", json_bytes(asdict(log.judge.dialect)))
+        trial, dialect = Ledger(job.store, job.store.key, "judge"), _dialect(job, "judge.json")
+        log.judge = Judge(settings, stimulus, choices.part, budget, dialect, trial)
+        interview, interrupted = _interviewed(job, "judge.json", log.judge.dialect, trial)
         log.judgements = _answers(job, log.judge.identity)
-        log.interview += log.judge.dialect.spend
+        log.interview += interview
+        log.interrupted += interrupted
     budget.spent = log.spend
+    again = log.repeated.requests
+    if again:
+        job.progress.line(f"{job.node.id}: answers that were paid and lost with a process that was killed: {again}")
     return log
 
 
 def _dialect(job: Job, name: str) -> "Dialect | None":
     """The dialect that this step began with, None if it begins now."""
+    return _read_dialect(job, name)[0] if name in job.store.parts() else None
+
+
+def _interviewed(job: Job, name: str, dialect: "Dialect", trial: Ledger) -> tuple[Spend, Spend]:
+    """Keep a dialect if none is kept yet. Returns what the one cost that is kept, and what other processes have spent on
+    finding one.
+    """
+    if name not in job.store.parts():
+        job.store.write_part(name, json_bytes(asdict(dialect) | {"process": trial.process}))
+    kept, process = _read_dialect(job, name)
+    left = left_by(job.store, job.store.key, trial.name)
+    return kept.spend, sum((each.cost() for by, each in left.items() if by != process), Spend())
+
+
+def _read_dialect(job: Job, name: str) -> "tuple[Dialect, str]":
+    """What is kept, and which process found it out."""
     from prefprobe.choices.api.dialect import Dialect
 
-    return Dialect(**read_json(job.store.read_part(name))) if name in job.store.parts() else None
+    saved = read_json(job.store.read_part(name))
+    process = saved.pop("process", "")
+    return Dialect(**saved), process
 
 
 def _answers(job: Job, identity: Mapping[str, Any]) -> AnswerLog:

@@ -1,24 +1,19 @@
 """One model behind an API: asked in its dialect, within a budget, its answers handed on as they come."""
 
 import os
-import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from itertools import takewhile
 from urllib.parse import urlsplit
 
-from prefprobe.choices.answers import Spend
+from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.dialect import Dialect, Interview
-from prefprobe.choices.api.replies import Body, complaint, finish, logprobs, to_answer
-from prefprobe.choices.engine import Answer, Save
+from prefprobe.choices.api.replies import Body, complaint, expected, finish, limit, logprobs, to_answer
+from prefprobe.choices.engine import Answer, Save, Spend
+from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
-from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
-from prefprobe.settings import ApiSettings
-
-SAVE_EVERY = 5.0
-"""Seconds between two saves; a process that is killed loses the answers of so many at most."""
+from prefprobe.errors import BadConfig, TemporaryFailure
+from prefprobe.settings import ApiSettings, Prices
 
 FIRST_CONTACT = 60.0
 """Seconds for which an endpoint may be silent that has never answered this step."""
@@ -45,7 +40,10 @@ class Budget:
 
 
 class Endpoint:
-    """A model that is asked over the network: speaks its dialect, keeps to the budget, hands answers on in parts."""
+    """A model that is asked over the network: speaks its dialect, keeps to the budget, hands answers on in parts.
+
+    Without a dialect it is asked for one, and `trial` is told of these questions.
+    """
 
     def __init__(
         self,
@@ -56,8 +54,10 @@ class Endpoint:
         samples: Sequence[str],
         labels: Labels | None = None,
         dialect: Dialect | None = None,
+        trial: Save | None = None,
     ) -> None:
         self.settings, self._budget, self._part = settings, budget, part
+        self._paid = Spend() if dialect is None else dialect.spend
         self._host = urlsplit(settings.base_url).hostname or ""
         self._temperature = temperature
         self._seen: set[str] = set()
@@ -67,8 +67,8 @@ class Endpoint:
         if dialect is None:  # an address or a server that is wrong from the start shows early
             short = min(FIRST_CONTACT, settings.transport.total_timeout)
             transport = settings.transport.model_copy(update={"total_timeout": short})
-            trial = Client(settings.base_url, key, transport, self._inspect, trial=True)
-            dialect = self._interview(trial, samples, labels)
+            client = Client(settings.base_url, key, transport, self._inspect, trial=True)
+            dialect = self._interview(client, Ledger() if trial is None else trial, samples, labels)
         self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
             raise BadConfig(
@@ -83,58 +83,63 @@ class Endpoint:
 
     def ask(self, calls: Iterable[Call], save: Save) -> None:
         """Make the calls in the given order while the budget lasts; see `Engine.answer` for `save`."""
-        waiting: list[Answer] = []
-        saved = time.monotonic()
 
-        def hand_over() -> None:
-            nonlocal waiting, saved
-            some, waiting = waiting, []
-            saved = time.monotonic()
-            save(some)
+        def read(reply: Reply) -> Answer:
+            return self._paid_for(reply, self._labels)
 
-        def deliver(reply: Reply) -> None:
-            answer = to_answer(reply, self._host, self.settings.prices, self._labels)
-            self._budget.pay([answer])
-            waiting.append(answer)
-            if len(waiting) >= self._part or time.monotonic() - saved >= SAVE_EVERY:
-                hand_over()
+        Asking(self._client, save, self._part, read=read, cost=self._expected, more=lambda: self._budget.left).run(
+            calls
+        )
 
-        def beat() -> None:
-            if time.monotonic() - saved >= SAVE_EVERY:
-                hand_over()
-            else:
-                save([])
-
-        try:
-            self._client.run(takewhile(lambda _: self._budget.left, calls), deliver, beat)
-        except BaseException:
-            with suppress(PrefprobeError):  # the first error goes on
-                hand_over()
-            raise
-        hand_over()
-
-    def _interview(self, client: Client, samples: Sequence[str], labels: Labels | None) -> Dialect:
-        before = self._budget.spent
+    def _interview(self, client: Client, save: Save, samples: Sequence[str], labels: Labels | None) -> Dialect:
+        estimated = False
 
         def ask(bodies: Sequence[Body]) -> list[Reply]:
             replies: dict[str, Reply] = {}
+
+            def read(reply: Reply) -> Answer:
+                nonlocal estimated
+                answer = self._paid_for(reply, None)
+                estimated = estimated or answer.estimated
+                replies[reply.id] = reply
+                return answer
+
             calls = [_call(f"sample {i}", body) for i, body in enumerate(bodies)]
-            client.run(calls, lambda reply: replies.update({reply.id: reply}), lambda: None)
+            Asking(client, save, self._part, read=read, cost=self._expected, more=lambda: True).run(calls)
             some = [replies[call.id] for call in calls]
             lost = next((r.error for r in some if r.body is None and not r.error[:3].isdigit()), None)
             if lost is not None:
                 raise TemporaryFailure(f"{self.settings.base_url}: {lost}; run again later.")
-            self._budget.pay(to_answer(reply, self._host, self.settings.prices, None) for reply in some)
             return some
 
         found = Interview(ask, self.settings, self._temperature, samples, labels).dialect()
-        after = self._budget.spent
         return replace(
             found,
-            prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-            completion_tokens=after.completion_tokens - before.completion_tokens,
-            cost=after.dollars - before.dollars,
+            usage=not estimated,
+            requests=self._paid.requests,
+            prompt_tokens=self._paid.prompt_tokens,
+            completion_tokens=self._paid.completion_tokens,
+            cost=self._paid.dollars,
         )
+
+    def _paid_for(self, reply: Reply, labels: Labels | None) -> Answer:
+        answer = to_answer(reply, self._host, self._prices, labels)
+        self._budget.pay([answer])
+        self._paid += Spend.of([answer])
+        return answer
+
+    @property
+    def _prices(self) -> Prices | None:
+        """Those of the settings; else, for answers without a cost, the mean of those that came with one."""
+        tokens = self._paid.prompt_tokens + self._paid.completion_tokens
+        if self.settings.prices is not None or not self._paid.dollars or not tokens:
+            return self.settings.prices
+        each = 1e6 * self._paid.dollars / tokens
+        return Prices(prompt=each, completion=each)
+
+    def _expected(self, call: Call) -> Spend:
+        """What a call may cost: the mean of all so far, and before the first what it can cost at most."""
+        return self._paid.per(1) if self._paid.requests else expected(call.body, self._prices)
 
     def _inspect(self, body: Body) -> str | None:
         """Why a reply is no answer, so that the question is asked again; None for one that is."""
@@ -155,5 +160,4 @@ class Endpoint:
 
 def _call(id_: str, body: Body) -> Call:
     characters = sum(len(turn["content"]) for turn in body["messages"])
-    most = body.get("max_tokens") or body.get("max_completion_tokens") or 0
-    return Call(id_, body, characters // 4 + most)
+    return Call(id_, body, characters // 4 + limit(body))

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Call
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget, Endpoint
-from prefprobe.choices.engine import Answer, Question, Reading, Save
+from prefprobe.choices.engine import Answer, Question, Reading, Save, Spend
 from prefprobe.choices.reading import Labels, read_probabilities, read_text
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
@@ -29,7 +28,8 @@ class ApiEngine:
     """Choices over an API; what they cost is kept to `budget`, which the judge shares.
 
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
-    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with.
+    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with;
+    `trial` is told of these questions, and what they cost.
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class ApiEngine:
         part: int = 192,
         budget: Budget | None = None,
         dialect: Dialect | None = None,
+        trial: Save | None = None,
     ) -> None:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
         self._labels = Labels.of(stimulus)
         samples = [stimulus.message(*pair) for pair in _SAMPLES]
-        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect)
+        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect, trial)
         self.dialect = self._endpoint.dialect
         self.exact = self.dialect.exact
         self.name = "exact-api" if self.exact else "sampled-api"

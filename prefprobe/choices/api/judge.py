@@ -43,11 +43,17 @@ class Judge:
     """Reads answers that say nothing to the parser. Asked, cached and counted like an engine."""
 
     def __init__(
-        self, settings: ApiSettings, stimulus: Stimulus, part: int, budget: Budget, dialect: Dialect | None = None
+        self,
+        settings: ApiSettings,
+        stimulus: Stimulus,
+        part: int,
+        budget: Budget,
+        dialect: Dialect | None = None,
+        trial: Save | None = None,
     ) -> None:
         self._settings, self._stimulus, self._labels = settings.for_judge(), stimulus, Labels.of(stimulus)
         samples = [self._message(text) for text in _SAMPLES]
-        self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect)
+        self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect, trial=trial)
         self.dialect = self._endpoint.dialect
 
     @property
