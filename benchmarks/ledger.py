@@ -90,7 +90,14 @@ def compare(concurrency: int, latency: float, wait: float) -> None:
     n = int(SECONDS * min(FASTEST, concurrency / latency))
     questions = [
         Question(
-            id=f"{i:032x}", system=None, first="a" * 200, second="b" * 200, repeat=i, prompt_id="", task_a="a", task_b="b"
+            id=f"{i:032x}",
+            system=None,
+            first="a" * 200,
+            second="b" * 200,
+            repeat=i,
+            prompt_id="",
+            task_a="a",
+            task_b="b",
         )
         for i in range(n)
     ]
