@@ -8,6 +8,7 @@ from prefprobe.choices.answers import AnswerLog
 from prefprobe.choices.engine import Spend
 from prefprobe.choices.ledger import Ledger, left_by
 from prefprobe.choices.log import ChoiceLog
+from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.jobs._model import open_model
 from prefprobe.settings import ApiSettings
@@ -15,6 +16,7 @@ from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.steps import StepStore
 from prefprobe.study.job import Job
+from prefprobe.tasks.sampling import task_set
 
 if TYPE_CHECKING:
     from prefprobe.choices.api.dialect import Dialect
@@ -50,7 +52,14 @@ def _api_log(
     choices, budget = job.config.choices, Budget(settings, Spend())
     trial, dialect = Ledger(job.store, job.store.key, "dialect"), _dialect(job, "dialect.json")
     engine = ApiEngine(
-        settings, stimulus, choices.temperature, part=choices.part, budget=budget, dialect=dialect, trial=trial
+        settings,
+        stimulus,
+        choices.temperature,
+        part=choices.part,
+        budget=budget,
+        dialect=dialect,
+        samples=_samples(job),
+        trial=trial,
     )
     interview, interrupted = _interviewed(job, "dialect.json", engine.dialect, trial)
     estimated = "" if engine.dialect.usage else "; tokens are estimated: the endpoint reports none"
@@ -77,6 +86,14 @@ def _api_log(
     if again:
         job.progress.line(f"{job.node.id}: answers that were paid and lost with a process that was killed: {again}")
     return log
+
+
+def _samples(job: Job) -> list[tuple[str, str]]:
+    """Pairs of the train set, so that all steps of a study find out the same."""
+    from prefprobe.choices.api.engine import INTERVIEWED
+
+    train = task_set(job.table("tasks", "tasks.parquet"), "train")
+    return [(train[a], train[b]) for a, b in few_pairs(train, INTERVIEWED, job.config.seed)]
 
 
 def _dialect(job: Job, name: str) -> "Dialect | None":

@@ -5,14 +5,16 @@ length of an answer otherwise, some list log-probabilities and some only say not
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
+from scipy.special import expit
+
 from prefprobe.choices.api.client import Reply
 from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer, unlisted
-from prefprobe.choices.engine import Spend
+from prefprobe.choices.engine import Reading, Spend
 from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
@@ -27,6 +29,17 @@ MOST_TOKENS = 16384
 _TOP = (20, 5, 2)
 """Log-probabilities asked for at each position: the most that OpenAI and vLLM list, what others do, and the least that
 have both labels."""
+PREFILLS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "continue_final_message": ({"continue_final_message": True, "add_generation_prompt": False}, {}),
+    "last turn": ({}, {}),
+    "prefix": ({}, {"prefix": True}),
+}
+"""Ways to have an answer go on from its beginning, which stands in an assistant's turn at the end: the fields of the request,
+and those of the turn, that ask for it. They are tried in this order."""
+CONTINUED = 0.5
+"""Mean label mass given that beginning from which on an endpoint has gone on from it: one that begins anew says other words."""
+_APART = 0.1
+"""How far P(A) may lie from what was read without the beginning, as differences in rounding do."""
 _SYSTEM = "You are a helpful assistant."
 
 _NAMES = {
@@ -56,6 +69,10 @@ class Dialect:
     max_tokens: int = PLAIN_TOKENS
     top_logprobs: int = 0
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
+    prefill: str = ""
+    """The beginning of the answer that is given with the question; "" for none."""
+    prefill_by: str = ""
+    """How the endpoint is told to go on from there; one of PREFILLS, or "" for none."""
     refused: dict[str, str] = field(default_factory=dict)
     """What is left out or asked for otherwise, and the sentence with which the endpoint turned it down."""
     distinct_ids: bool = False
@@ -89,12 +106,16 @@ class Dialect:
         self, settings: ApiSettings, user: str, system: str | None, temperature: float, seed: int | None
     ) -> dict[str, Any]:
         """A request. Where probabilities are read off, the answer follows the likely path: temperature 0, no seed."""
-        turns = [{"role": "user", "content": user}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": user}]
         if system is not None:
             turns = [{"role": "system", "content": system}, *turns]
             if not self.system:
                 turns = [{"role": "user", "content": f"{system}\n\n{user}"}]
         body = {"model": settings.model, "messages": turns, **settings.extra}
+        if self.prefill:
+            fields, marks = PREFILLS[self.prefill_by]
+            turns.append({"role": "assistant", "content": self.prefill, **marks})
+            body |= fields
         if self.limit:
             body[self.limit] = self.max_tokens
         if self.temperature:
@@ -114,8 +135,10 @@ class Interview:
     """Replies to some bodies, in order."""
     settings: ApiSettings
     temperature: float
+    plain: str
+    """A user turn that nobody turns down for what it says."""
     samples: Sequence[str]
-    """User turns such as will be asked later, at least two."""
+    """User turns such as will be asked later, at least two; some may be turned down."""
     labels: Labels | None
     """What answers begin with; None where probabilities are not wanted."""
 
@@ -123,9 +146,9 @@ class Interview:
         """Agree on the fields, look for log-probabilities, then ask all samples as questions will be asked."""
         agreed = self._agreed()
         spoken, reason = self._with_probabilities(agreed)
-        spoken, replies, reason = self._answered(spoken, reason)
+        spoken, answered, reason = self._answered(spoken, reason)
         if spoken.exact:
-            spoken, reason = self._worth_reading(spoken, replies, reason)
+            spoken, answered, reason = self._read_off(spoken, answered)
         mode = "exact" if spoken.exact else "sampled"
         if not spoken.exact:
             spoken = replace(spoken, temperature=agreed.temperature, refused=agreed.refused)
@@ -133,7 +156,7 @@ class Interview:
             raise BadConfig(
                 f"{self._whom}: mode is exact, but {reason}; set it to auto or sampled, or ask another provider."
             )
-        bodies = [reply.body for reply in replies if reply.body is not None]
+        bodies = list(answered.values())
         ids = [str(body.get("id") or "") for body in bodies]
         return replace(
             spoken,
@@ -152,7 +175,7 @@ class Interview:
         """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
         spoken = Dialect(max_tokens=self.settings.max_tokens or PLAIN_TOKENS)
         guessed: list[dict[str, Any]] = []
-        while (reply := self._replies(spoken, self.samples[:1], _SYSTEM)[0]).body is None:
+        while (reply := self._replies(spoken, [self.plain], _SYSTEM)[0]).body is None:
             sentence = reply.error.replace(self.settings.model, "").lower()
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
@@ -171,7 +194,7 @@ class Interview:
         back: set[str] = set()
         for left_out in guessed:  # what was left out without need comes back
             more = replace(spoken, **left_out)
-            if not back & set(left_out) and self._replies(more, self.samples[:1], _SYSTEM)[0].body is not None:
+            if not back & set(left_out) and self._replies(more, [self.plain], _SYSTEM)[0].body is not None:
                 spoken, back = more, back | set(left_out)
         plain = Dialect()
         changed = {name: said for name, said in spoken.refused.items() if getattr(spoken, name) != getattr(plain, name)}
@@ -183,7 +206,7 @@ class Interview:
             return spoken, "as the settings say"
         tops = list(_TOP)
         more = replace(spoken, top_logprobs=tops.pop(0))
-        while (reply := self._replies(more, self.samples[:1])[0]).body is None:
+        while (reply := self._replies(more, [self.plain])[0]).body is None:
             said = reply.error.lower()
             if more.temperature and _NAMES["temperature"].search(said):  # it takes some, but not 0: the path is sampled
                 more = replace(more, temperature=False, refused={"temperature": reply.error} | more.refused)
@@ -196,44 +219,81 @@ class Interview:
                 return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
         return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
 
-    def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, list[Reply], str]:
-        """Replies to all samples, with room for a thought if the model has some before it answers."""
+    def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, dict[str, Body], str]:
+        """What comes back for the samples, without those that are turned down, with room for a thought if the model has some
+        before it answers.
+        """
         while True:
-            replies = self._replies(spoken, self.samples)
-            for reply in replies:
-                if reply.body is None:
-                    raise reply.means or BadConfig(f"{self._whom} turned down a sample question ({reply.error}).")
-            bodies = [reply.body for reply in replies if reply.body is not None]
-            if any(map(thinks, bodies)):
+            replies = dict(zip(self.samples, self._replies(spoken, self.samples), strict=True))
+            answered = {user: reply.body for user, reply in replies.items() if reply.body is not None}
+            if not answered:
+                reply = replies[self.samples[0]]
+                raise reply.means or BadConfig(
+                    f"{self._whom} turned down all {len(replies)} sample questions ({reply.error}); see `extra` and `model`."
+                )
+            if any(map(thinks, answered.values())):
                 spoken = replace(spoken, reasons=True)
-            silent = any(finish(body) == "length" and not answer_text(text(body)).strip() for body in bodies)
+            silent = any(finish(body) == "length" and not answer_text(text(body)).strip() for body in answered.values())
             if spoken.exact and (spoken.reasons or silent):
                 spoken, reason = replace(spoken, top_logprobs=0), "the model thinks before it answers"
             elif not silent:
-                return spoken, replies, reason
+                return spoken, answered, reason
             else:
                 spoken = self._longer(spoken, "its answer ended before it began")
 
-    def _worth_reading(self, spoken: Dialect, replies: Sequence[Reply], reason: str) -> tuple[Dialect, str]:
-        """`spoken` with the mean label mass of the samples, and sampled if their log-probabilities cannot be read, say too
-        little of one label, or leave too much to other answers.
+    def _read_off(self, spoken: Dialect, answered: dict[str, Body]) -> tuple[Dialect, dict[str, Body], str]:
+        """`spoken` with the mean label mass of the samples. Where too many answers begin in other words, the labels' first
+        words are given if the endpoint goes on from them; where that is not so, or log-probabilities cannot be read or say
+        too little of one label, answers are sampled.
         """
         assert self.labels is not None
-        answers = [to_answer(reply, "", None, self.labels) for reply in replies]
-        faults = [fault for answer in answers if (fault := Listed.of(answer.raw).fault)]
-        if faults:
-            return replace(spoken, top_logprobs=0), faults[0]
-        readings = [read_probabilities(answer, self.labels, 1.0) for answer in answers]
-        exact, bounded = sum(r.outcome == "exact" for r in readings), sum(r.bounded for r in readings)
-        mass = mean(r.label_mass or 0.0 for r in readings)
+        fault, plain = _readings(answered, self.labels)
+        if fault:
+            return replace(spoken, top_logprobs=0), answered, fault
+        mass, exact = _mean_mass(plain), sum(r.outcome == "exact" for r in plain)
         spoken = replace(spoken, label_mass=mass)
-        if 2 * bounded > exact:
-            return replace(spoken, top_logprobs=0), f"{bounded} of {exact} sample answers list one label alone"
+        if _mostly_bounded(plain):
+            bounded = sum(r.bounded for r in plain)
+            return (
+                replace(spoken, top_logprobs=0),
+                answered,
+                f"{bounded} of {exact} sample answers list one label alone",
+            )
         said = f"answers begin with a label with a probability of {mass:.2f}"
-        if exact and (mass >= ENOUGH_MASS or self.settings.mode == "exact"):
-            return spoken, said
+        if exact and mass >= ENOUGH_MASS:
+            return spoken, answered, said
+        found = self._prefilled(spoken, list(answered), plain)
+        if found is not None:
+            spoken, answered, after = found
+            return spoken, answered, f"{said}, so {spoken.prefill!r} is given as their beginning; after it {after:.2f}"
+        if exact and self.settings.mode == "exact":
+            return spoken, answered, said
         why = f"{said}, less than {ENOUGH_MASS}" if mass < ENOUGH_MASS else "no sample answer comes as far as a label"
-        return replace(spoken, top_logprobs=0), why
+        return replace(spoken, top_logprobs=0), answered, why
+
+    def _prefilled(
+        self, spoken: Dialect, users: Sequence[str], plain: Sequence[Reading]
+    ) -> tuple[Dialect, dict[str, Body], float] | None:
+        """`spoken` with the beginning of answers given, what comes back for `users` then, and its mean label mass; None if the
+        endpoint does not go on from a beginning, or then prefers otherwise than the `plain` readings say.
+        """
+        assert self.labels is not None
+        if not self.labels.beginning:
+            return None
+        labels = self.labels.after(self.labels.beginning)
+        for how in PREFILLS:
+            more = replace(spoken, prefill=labels.given, prefill_by=how)
+            answered: dict[str, Body] = {}
+            for n in (1, len(users)):  # one that does not understand is asked once
+                some = users[len(answered) : n]
+                replies = zip(some, self._replies(more, some), strict=True)
+                answered |= {user: reply.body for user, reply in replies if reply.body is not None}
+                fault, readings = _readings(answered, labels)
+                if fault or len(answered) < n or not _same_choices(readings, plain):
+                    break
+            else:
+                return more, answered, _mean_mass(readings)
+        return None
 
     def _longer(self, spoken: Dialect, cause: str) -> Dialect:
         longer = spoken.max_tokens * 4
@@ -248,3 +308,27 @@ class Interview:
         return self.ask(
             [spoken.body(self.settings, user, system, self.temperature, self.settings.seed) for user in users]
         )
+
+
+def _readings(answered: Mapping[str, Body], labels: Labels) -> tuple[str, list[Reading]]:
+    """Why log-probabilities of one of the replies cannot be read, "" if all can, and what they say."""
+    answers = [to_answer(Reply("", body, "", ()), "", None, labels) for body in answered.values()]
+    fault = next((fault for answer in answers if (fault := Listed.of(answer.raw).fault)), "")
+    return fault, [read_probabilities(answer, labels, 1.0) for answer in answers]
+
+
+def _mean_mass(readings: Sequence[Reading]) -> float:
+    return mean([reading.label_mass or 0.0 for reading in readings] or [0.0])
+
+
+def _mostly_bounded(readings: Sequence[Reading]) -> bool:
+    """Whether most of those that come as far as a label list one of them alone."""
+    return 2 * sum(r.bounded for r in readings) > sum(r.outcome == "exact" for r in readings)
+
+
+def _same_choices(readings: Sequence[Reading], plain: Sequence[Reading]) -> bool:
+    """Whether answers with a given beginning go on to a label, and choose as those without it that do so of themselves."""
+    if any(r.outcome != "exact" for r in readings) or _mostly_bounded(readings) or _mean_mass(readings) < CONTINUED:
+        return False
+    both = [(r.logit, p.logit) for r, p in zip(readings, plain, strict=False) if p.logit is not None and not p.bounded]
+    return all(abs(expit(logit) - expit(before)) <= _APART for logit, before in both)

@@ -15,21 +15,26 @@ from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
 
-_SAMPLES = (
+PLAIN = ("Name three rivers in Europe.", "Write a rhyme about a cat.")
+"""The pair with which an endpoint's fields are found out: an endpoint may turn down a study's own for what they say."""
+INTERVIEWED = 4
+"""Pairs of a study that its endpoint is tried with."""
+SAMPLES = (
     ("Write a short poem about the sea.", "Explain how a bicycle stays upright."),
     ("Add up all whole numbers from 1 to 40.", "Invent a name for a bakery."),
     ("List five animals that live in the desert.", "Describe the taste of honey."),
     ("Translate 'good evening' into French.", "Plan a walk through an old town."),
 )
-"""Pairs that an endpoint is tried with; nothing is concluded from the choice itself."""
+"""Pairs of tasks that an endpoint is tried with where there are none of a study's own."""
 
 
 class ApiEngine:
     """Choices over an API; what they cost is kept to `budget`, which the judge shares.
 
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
-    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with;
-    `trial` is told of these questions, and what they cost.
+    on later gives it. Without it the endpoint is asked about `samples`, at least two pairs of texts such as will be asked
+    later, which raises BadConfig for settings that it cannot be asked with; `trial` is told of these questions, and what
+    they cost.
     """
 
     def __init__(
@@ -41,14 +46,16 @@ class ApiEngine:
         part: int = 192,
         budget: Budget | None = None,
         dialect: Dialect | None = None,
+        samples: Sequence[tuple[str, str]] = SAMPLES,
         trial: Save | None = None,
     ) -> None:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
-        self._labels = Labels.of(stimulus)
-        samples = [stimulus.message(*pair) for pair in _SAMPLES]
-        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect, trial)
+        labels = Labels.of(stimulus)
+        messages = [stimulus.message(*pair) for pair in (PLAIN, *samples)]
+        self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect, trial)
         self.dialect = self._endpoint.dialect
+        self._labels = labels.after(self.dialect.prefill)
         self.exact = self.dialect.exact
         self.name = "exact-api" if self.exact else "sampled-api"
         if not self.exact and not self.dialect.temperature and temperature != 1:
@@ -65,7 +72,9 @@ class ApiEngine:
     @property
     def identity(self) -> Mapping[str, Any]:
         """See `Engine.identity`."""
+        given = {"given": self.dialect.prefill} if self.dialect.prefill else {}
         return {
+            **given,
             "engine": self.name,
             "model": self._settings.model,
             "served": self.dialect.model,

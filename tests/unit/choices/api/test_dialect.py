@@ -80,7 +80,7 @@ class Accent:
 
 def interview(accent: Accent, temperature: float = 1.0, **settings: Any) -> Dialect:
     api = ApiSettings(base_url="http://127.0.0.1:1/v1", model="asked/seed-model", **settings)
-    return Interview(accent.ask, api, temperature, SAMPLES, Labels.of(STIMULUS)).dialect()
+    return Interview(accent.ask, api, temperature, SAMPLES[0], SAMPLES, Labels.of(STIMULUS)).dialect()
 
 
 A = {"token": " A", "logprob": -0.1}
@@ -128,7 +128,8 @@ def test_a_dialect_that_a_step_began_with_opens_again() -> None:
         "cost": 0.25,
     }
     dialect = Dialect(**kept)  # type: ignore[arg-type]
-    assert asdict(dialect) == kept | {"refused": {}, "usage": True, "requests": 0}
+    new = {"refused": {}, "prefill": "", "prefill_by": "", "usage": True, "requests": 0}
+    assert asdict(dialect) == kept | new
     assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 
