@@ -24,17 +24,23 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
     Loads the model, or asks the endpoint how it wants to be asked; raises what these raise.
     """
     choices = job.config.choices
-    stimulus = Stimulus(choices.label_a, choices.label_b)
     if choices.api is not None:
-        return _api_log(job, choices.api, stimulus, texts, prompts)
+        return _api_log(job, choices.api, Stimulus(choices.label_a, choices.label_b), texts, prompts)
+    return own_log(job, texts, prompts, min_label_mass=choices.min_label_mass)
+
+
+def own_log(job: Job, texts: dict[str, str], prompts: dict[str, str], *, min_label_mass: float) -> ChoiceLog:
+    """As `open_log`, of own weights whatever the preset's engine."""
     from prefprobe.choices.local import LocalEngine
 
+    choices = job.config.choices
+    stimulus = Stimulus(choices.label_a, choices.label_b)
     engine = LocalEngine(
         open_model(job), stimulus, choices.temperature, revision=job.node.params["model"], part=choices.part
     )
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
     answers = AnswerLog(job.store, job.store.key)
-    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=choices.min_label_mass)
+    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=min_label_mass)
 
 
 def _api_log(
