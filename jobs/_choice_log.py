@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.log import ChoiceLog
+from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.jobs._model import open_model
 from prefprobe.settings import ApiSettings
@@ -13,6 +14,7 @@ from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.steps import StepStore
 from prefprobe.study.job import Job
+from prefprobe.tasks.sampling import task_set
 
 if TYPE_CHECKING:
     from prefprobe.choices.api.dialect import Dialect
@@ -53,7 +55,15 @@ def _api_log(
 
     choices, budget = job.config.choices, Budget(settings, Spend())
     dialect = _dialect(job, "dialect.json")
-    engine = ApiEngine(settings, stimulus, choices.temperature, part=choices.part, budget=budget, dialect=dialect)
+    engine = ApiEngine(
+        settings,
+        stimulus,
+        choices.temperature,
+        part=choices.part,
+        budget=budget,
+        dialect=dialect,
+        samples=_samples(job),
+    )
     job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
     log = ChoiceLog(
@@ -72,6 +82,14 @@ def _api_log(
         log.interview += log.judge.dialect.spend
     budget.spent = log.spend
     return log
+
+
+def _samples(job: Job) -> list[tuple[str, str]]:
+    """Pairs of the train set, so that all steps of a study find out the same."""
+    from prefprobe.choices.api.engine import INTERVIEWED
+
+    train = task_set(job.table("tasks", "tasks.parquet"), "train")
+    return [(train[a], train[b]) for a, b in few_pairs(train, INTERVIEWED, job.config.seed)]
 
 
 def _dialect(job: Job, name: str) -> "Dialect | None":

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from prefprobe.settings import ModelSettings
 from prefprobe.study.graph import features_of, pin_of
 from prefprobe.study.job import Job
 
@@ -11,19 +12,26 @@ if TYPE_CHECKING:
 
 def open_model(job: Job, features: str = "model") -> "LoadedModel":
     """The model whose activations are the features of that name; raises what `load_model` raises. Only here torch comes in."""
+    pin = pin_of(features, features_of(job.config)[features])  # model or base: also the name of its settings
+    seed = job.config.seed if features == "untrained" else None
+    return load(getattr(job.config, pin), job.pins[pin], job.pins.get(f"{pin}.adapter"), seed)
+
+
+def load(
+    settings: ModelSettings, revision: str | None, adapter_revision: str | None, untrained_seed: int | None = None
+) -> "LoadedModel":
+    """The model of these settings at these revisions; raises what `load_model` raises."""
     from prefprobe.activations.loading import load_model
 
-    pin = pin_of(features, features_of(job.config)[features])  # model or base: also the name of its settings
-    settings = getattr(job.config, pin)
     return load_model(
         settings.source,
-        revision=job.pins[pin],
+        revision=revision,
         adapter=settings.adapter,
-        adapter_revision=job.pins.get(f"{pin}.adapter"),
+        adapter_revision=adapter_revision,
         dtype=settings.dtype,
         device=settings.device,
         chat=settings.chat,
         template=settings.template,
         date=settings.date,
-        untrained_seed=job.config.seed if features == "untrained" else None,
+        untrained_seed=untrained_seed,
     )

@@ -124,6 +124,27 @@ def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) ->
 
 @main.command()
 @click.argument("preset", type=click.Path(path_type=Path))
+@click.option("--n", type=click.IntRange(min=2), default=6, show_default=True, help="Pairs, each asked in both orders.")
+@click.option("--weights/--no-weights", default=True, help="Ask own weights too, if they are on this machine.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as train.max_rounds=2."
+)
+@_STORE
+def ask(preset: Path, n: int, weights: bool, overrides: tuple[str, ...], store: str) -> None:
+    """Ask a study's endpoint for a few of its pairs, and say how it answers, before anything else is paid for.
+
+    What the endpoint understands, the P(A) it gives in both orders beside that of own weights, at what speed and price.
+    Nothing is saved; the store is only read, for inputs of the preset that lie in it.
+    """
+    from prefprobe.ask import ask as ask_of
+    from prefprobe.config import load_config
+    from prefprobe.store.objects import ObjectStore
+
+    ask_of(load_config(preset, overrides), ObjectStore.open(store), n, weights)
+
+
+@main.command()
+@click.argument("preset", type=click.Path(path_type=Path))
 @click.option("--text", default="", help="The preset itself, as YAML, in place of the file.")
 @click.option("--set", "lines", default="", help="Overrides as with `run`, one KEY=VALUE a line.")
 @click.option("--run", "run_id", default="", help="Name the run; by default the id follows from the configuration.")

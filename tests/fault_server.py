@@ -66,7 +66,7 @@ class Behaviour:
     blocked: float = 0.0
     """Bodies turned down for good, by a content policy."""
     rejects: tuple[str, ...] = ()
-    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens` and `logprobs`."""
+    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens`, `logprobs` and `prefill`."""
     rejects_with: int = 400
     """The status of that; 200 has an error in its body."""
     says: str = ""
@@ -79,6 +79,12 @@ class Behaviour:
     """More `top_logprobs` are turned down."""
     label_mass: float = 0.98
     """Probability that an answer begins with a label, as listed."""
+    goes_on: tuple[str, ...] = ()
+    """Ways of PREFILLS in which a beginning of the answer may be given; by others the answer begins anew."""
+    repeats: bool = False
+    """Whether an answer that goes on from a beginning shows it too, of which nothing is listed."""
+    turned: float = 0.0
+    """Added to the logit where a beginning is given."""
     thinks: str = ""
     """`field`, `tags` or not at all."""
     thought: int = 50
@@ -265,12 +271,17 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
     drawn = json.dumps([body["messages"], body.get("seed")], sort_keys=True)
     p_a, temperature = p_first(behaviour, body), float(body.get("temperature", 1.0))
     label, head = _chosen(drawn, p_a, temperature), behaviour.label_mass
+    given = _given_beginning(behaviour, body)
     path: tuple[str, ...] = ("Task", f" {label}", ":", *_TASK)
     if _chance(drawn, "refuses") < behaviour.refusals:
         path, head = _REFUSAL, 0.1
     elif _chance(drawn, "unlabelled") < behaviour.unlabelled or head < 0.5:
         path, head = ("I", "'d", " take", " the", " first" if label == "A" else " second", " one", "."), min(head, 0.4)
+    if given:
+        path = (f" {label}", ":", *_TASK)
     spent, message = min(len(path), limit), _message(behaviour, path, limit)
+    if given and behaviour.repeats:
+        message["content"] = given + message["content"]
     if behaviour.thinks:
         spent = min(behaviour.thought + len(path), limit)
     finish = "length" if spent == limit else "stop"
@@ -364,12 +375,23 @@ def p_first(behaviour: Behaviour, body: Body) -> float:
     """P(A) at temperature 1, as planted."""
     worths = _worths(body)
     difference = worths[0] - worths[1] if len(worths) == 2 else 0.0
-    return 1 / (1 + exp(-(difference + behaviour.bias)))
+    turned = behaviour.turned if _given_beginning(behaviour, body) else 0.0
+    return 1 / (1 + exp(-(difference + behaviour.bias + turned)))
 
 
 def _worths(body: Body) -> list[float]:
-    """What the two tasks of the last turn are worth; not two numbers if nothing was planted."""
-    return [float(worth) for worth in _WORTH.findall(body["messages"][-1]["content"])]
+    """What the two tasks of the user's last turn are worth; not two numbers if nothing was planted."""
+    asked = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
+    return [float(worth) for worth in _WORTH.findall(asked[-1])]
+
+
+def _given_beginning(behaviour: Behaviour, body: Body) -> str:
+    """The beginning of the answer from which it goes on, "" for none."""
+    last = body["messages"][-1]
+    if last["role"] != "assistant":
+        return ""
+    how = "continue_final_message" if body.get("continue_final_message") else "last turn"
+    return last["content"] if ("prefix" if last.get("prefix") else how) in behaviour.goes_on else ""
 
 
 def _chosen(drawn: str, p_a: float, temperature: float) -> str:
@@ -395,7 +417,9 @@ def _listed(path: tuple[str, ...], head: float, p_a: float, top: int) -> list[Bo
     content = []
     for position, token in enumerate(path):
         here = {token: 0.999, " ...": 0.001}
-        if position == 0:
+        if position == 0 and path[0] in (" A", " B"):
+            here = {" A": 0.9 * p_a, " B": 0.9 * (1 - p_a), " of": 0.1}
+        elif position == 0:
             here = {"Task": head, "I": 1 - head}
         elif position == 1 and path[0] == "Task":
             here = {" A": p_a, " B": 1 - p_a}
@@ -432,6 +456,8 @@ def _rejection(behaviour: Behaviour, body: Body) -> tuple[str, str] | None:
             "Use 'max_completion_tokens' instead.",
             "unsupported_parameter",
         )
+    if "prefill" in rejects and body["messages"][-1]["role"] == "assistant":
+        return "The last message must be from the user.", "invalid_request_error"
     if "logprobs" in rejects and body.get("logprobs"):
         return "Unsupported parameter: 'logprobs' is not supported with this model.", "unsupported_parameter"
     if body.get("top_logprobs", 0) > behaviour.most_listed:

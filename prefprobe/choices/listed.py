@@ -61,14 +61,19 @@ class Listed:
         return cls(read["text"], positions, fault)
 
 
-def kept(text: str, content: Sequence[dict[str, Any]], undecided: Callable[[str], bool]) -> str:
+def kept(text: str, content: Sequence[dict[str, Any]], undecided: Callable[[str], bool], given: str = "") -> str:
     """The raw form of an exact answer: JSON of its text and tokens, with what else was listed for a token while the
     beginning of the answer before it is `undecided`.
 
-    `content` has a token, its log-probability and `top_logprobs` for every position.
+    `content` has a token, its log-probability and `top_logprobs` for every position. The text is without a beginning that
+    was `given`, which some servers repeat and list nothing of.
     """
     tokens = [(_token(entry), _rounded(entry["logprob"])) for entry in content]
-    leads = _leads(tokens, text) or []
+    leads = _leads(tokens, text)
+    if leads is None and given and text.startswith(given):
+        text = text.removeprefix(given)
+        leads = _leads(tokens, text)
+    leads = leads or []
     top: list[list[Any]] = []
     said = ""
     for number, ((token, logprob), entry) in enumerate(zip(tokens, content, strict=True)):

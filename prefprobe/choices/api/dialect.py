@@ -5,14 +5,17 @@ length of an answer otherwise, some list log-probabilities and some only say not
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
+from scipy.special import expit
+
 from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
 from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer, unlisted
+from prefprobe.choices.engine import Reading
 from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
@@ -27,6 +30,17 @@ MOST_TOKENS = 16384
 _TOP = (20, 5, 2)
 """Log-probabilities asked for at each position: the most that OpenAI and vLLM list, what others do, and the least that
 have both labels."""
+PREFILLS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "continue_final_message": ({"continue_final_message": True, "add_generation_prompt": False}, {}),
+    "last turn": ({}, {}),
+    "prefix": ({}, {"prefix": True}),
+}
+"""Ways to have an answer go on from its beginning, which stands in an assistant's turn at the end: the fields of the request,
+and those of the turn, that ask for it. They are tried in this order."""
+CONTINUED = 0.5
+"""Mean label mass given that beginning from which on an endpoint has gone on from it: one that begins anew says other words."""
+_APART = 0.1
+"""How far P(A) may lie from what was read without the beginning, as differences in rounding do."""
 _SYSTEM = "You are a helpful assistant."
 
 _NAMES = {
@@ -56,6 +70,10 @@ class Dialect:
     max_tokens: int = PLAIN_TOKENS
     top_logprobs: int = 0
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
+    prefill: str = ""
+    """The beginning of the answer that is given with the question; "" for none."""
+    prefill_by: str = ""
+    """How the endpoint is told to go on from there; one of PREFILLS, or "" for none."""
     refused: dict[str, str] = field(default_factory=dict)
     """What is left out or asked for otherwise, and the sentence with which the endpoint turned it down."""
     distinct_ids: bool = False
@@ -86,12 +104,16 @@ class Dialect:
         self, settings: ApiSettings, user: str, system: str | None, temperature: float, seed: int | None
     ) -> dict[str, Any]:
         """A request. Where probabilities are read off, the answer follows the likely path: temperature 0, no seed."""
-        turns = [{"role": "user", "content": user}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": user}]
         if system is not None:
             turns = [{"role": "system", "content": system}, *turns]
             if not self.system:
                 turns = [{"role": "user", "content": f"{system}\n\n{user}"}]
         body = {"model": settings.model, "messages": turns, **settings.extra}
+        if self.prefill:
+            fields, marks = PREFILLS[self.prefill_by]
+            turns.append({"role": "assistant", "content": self.prefill, **marks})
+            body |= fields
         if self.limit:
             body[self.limit] = self.max_tokens
         if self.temperature:
@@ -122,7 +144,7 @@ class Interview:
         spoken, reason = self._with_probabilities(agreed)
         spoken, replies, reason = self._answered(spoken, reason)
         if spoken.exact:
-            spoken, reason = self._worth_reading(spoken, replies, reason)
+            spoken, replies, reason = self._read_off(spoken, replies)
         mode = "exact" if spoken.exact else "sampled"
         if not spoken.exact:
             spoken = replace(spoken, temperature=agreed.temperature, refused=agreed.refused)
@@ -211,26 +233,57 @@ class Interview:
             else:
                 spoken = self._longer(spoken, "its answer ended before it began")
 
-    def _worth_reading(self, spoken: Dialect, replies: Sequence[Reply], reason: str) -> tuple[Dialect, str]:
-        """`spoken` with the mean label mass of the samples, and sampled if their log-probabilities cannot be read, say too
-        little of one label, or leave too much to other answers.
+    def _read_off(self, spoken: Dialect, replies: list[Reply]) -> tuple[Dialect, list[Reply], str]:
+        """`spoken` with the mean label mass of the samples. Where too many answers begin in other words, the labels' first
+        words are given if the endpoint goes on from them; where that is not so, or log-probabilities cannot be read or say
+        too little of one label, answers are sampled.
         """
         assert self.labels is not None
-        answers = [to_answer(reply, "", None, self.labels) for reply in replies]
-        faults = [fault for answer in answers if (fault := Listed.of(answer.raw).fault)]
-        if faults:
-            return replace(spoken, top_logprobs=0), faults[0]
-        readings = [read_probabilities(answer, self.labels, 1.0) for answer in answers]
-        exact, bounded = sum(r.outcome == "exact" for r in readings), sum(r.bounded for r in readings)
-        mass = mean(r.label_mass or 0.0 for r in readings)
-        spoken = replace(spoken, label_mass=mass)
-        if 2 * bounded > exact:
-            return replace(spoken, top_logprobs=0), f"{bounded} of {exact} sample answers list one label alone"
-        said = f"answers begin with a label with a probability of {mass:.2f}"
-        if exact and (mass >= ENOUGH_MASS or self.settings.mode == "exact"):
-            return spoken, said
-        why = f"{said}, less than {ENOUGH_MASS}" if mass < ENOUGH_MASS else "no sample answer comes as far as a label"
-        return replace(spoken, top_logprobs=0), why
+        fault, readings = _readings(replies, self.labels)
+        if fault:
+            return replace(spoken, top_logprobs=0), replies, fault
+        exact = sum(r.outcome == "exact" for r in readings)
+        spoken = replace(spoken, label_mass=_mean_mass(readings))
+        if _mostly_bounded(readings):
+            bounded = sum(r.bounded for r in readings)
+            return replace(spoken, top_logprobs=0), replies, f"{bounded} of {exact} sample answers list one label alone"
+        said = f"answers begin with a label with a probability of {spoken.label_mass:.2f}"
+        if exact and _mean_mass(readings) >= ENOUGH_MASS:
+            return spoken, replies, said
+        found = self._prefilled(spoken, readings)
+        if found is not None:
+            spoken, replies, mass = found
+            return spoken, replies, f"{said}, so {spoken.prefill!r} is given as their beginning; after it {mass:.2f}"
+        if exact and self.settings.mode == "exact":
+            return spoken, replies, said
+        why = (
+            "no sample answer comes as far as a label"
+            if _mean_mass(readings) >= ENOUGH_MASS
+            else f"{said}, less than {ENOUGH_MASS}"
+        )
+        return replace(spoken, top_logprobs=0), replies, why
+
+    def _prefilled(self, spoken: Dialect, plain: Sequence[Reading]) -> tuple[Dialect, list[Reply], float] | None:
+        """`spoken` with the beginning of answers given, the replies and their mean label mass; None if the endpoint does not
+        go on from a beginning, or then prefers otherwise than `plain` readings say.
+        """
+        assert self.labels is not None
+        if not self.labels.beginning:
+            return None
+        labels = self.labels.after(self.labels.beginning)
+        for how in PREFILLS:
+            more = replace(spoken, prefill=labels.given, prefill_by=how)
+            replies: list[Reply] = []
+            for samples in (self.samples[:1], self.samples[1:]):  # one that does not understand is asked once
+                replies += self._replies(more, samples)
+                if any(reply.body is None for reply in replies):
+                    break
+                fault, readings = _readings(replies, labels)
+                if fault or not _same_choices(readings, plain):
+                    break
+            else:
+                return more, replies, _mean_mass(readings)
+        return None
 
     def _longer(self, spoken: Dialect, cause: str) -> Dialect:
         longer = spoken.max_tokens * 4
@@ -245,3 +298,27 @@ class Interview:
         return self.ask(
             [spoken.body(self.settings, user, system, self.temperature, self.settings.seed) for user in users]
         )
+
+
+def _readings(replies: Sequence[Reply], labels: Labels) -> tuple[str, list[Reading]]:
+    """Why log-probabilities of one of the replies cannot be read, "" if all can, and what they say."""
+    answers = [to_answer(reply, "", None, labels) for reply in replies]
+    fault = next((fault for answer in answers if (fault := Listed.of(answer.raw).fault)), "")
+    return fault, [read_probabilities(answer, labels, 1.0) for answer in answers]
+
+
+def _mean_mass(readings: Sequence[Reading]) -> float:
+    return mean(reading.label_mass or 0.0 for reading in readings)
+
+
+def _mostly_bounded(readings: Sequence[Reading]) -> bool:
+    """Whether most of those that come as far as a label list one of them alone."""
+    return 2 * sum(r.bounded for r in readings) > sum(r.outcome == "exact" for r in readings)
+
+
+def _same_choices(readings: Sequence[Reading], plain: Sequence[Reading]) -> bool:
+    """Whether answers with a given beginning go on to a label, and choose as those without it that do so of themselves."""
+    if any(r.outcome != "exact" for r in readings) or _mostly_bounded(readings) or _mean_mass(readings) < CONTINUED:
+        return False
+    both = [(r.logit, p.logit) for r, p in zip(readings, plain, strict=False) if p.logit is not None and not p.bounded]
+    return all(abs(expit(logit) - expit(before)) <= _APART for logit, before in both)

@@ -74,7 +74,7 @@ class Endpoint:
             raise BadConfig(
                 f"{settings.base_url} reports no cost: give `prices` for {settings.model}, or no budget_usd."
             )
-        self._labels = labels if self.dialect.exact else None
+        self._labels = labels.after(self.dialect.prefill) if labels and self.dialect.exact else None
         self._spoken = self.dialect
 
     def call(self, id_: str, user: str, system: str | None = None, seed: int | None = None) -> Call:

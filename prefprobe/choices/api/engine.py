@@ -16,20 +16,23 @@ from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
 
-_SAMPLES = (
+INTERVIEWED = 4
+"""Pairs of a study that its endpoint is tried with."""
+SAMPLES = (
     ("Write a short poem about the sea.", "Explain how a bicycle stays upright."),
     ("Add up all whole numbers from 1 to 40.", "Invent a name for a bakery."),
     ("List five animals that live in the desert.", "Describe the taste of honey."),
     ("Translate 'good evening' into French.", "Plan a walk through an old town."),
 )
-"""Pairs that an endpoint is tried with; nothing is concluded from the choice itself."""
+"""Pairs of tasks that an endpoint is tried with where there are none of a study's own."""
 
 
 class ApiEngine:
     """Choices over an API; what they cost is kept to `budget`, which the judge shares.
 
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
-    on later gives it. Without it the endpoint is asked, which raises BadConfig for settings that it cannot be asked with.
+    on later gives it. Without it the endpoint is asked about `samples`, at least two pairs of texts such as will be asked
+    later, which raises BadConfig for settings that it cannot be asked with.
     """
 
     def __init__(
@@ -41,13 +44,15 @@ class ApiEngine:
         part: int = 192,
         budget: Budget | None = None,
         dialect: Dialect | None = None,
+        samples: Sequence[tuple[str, str]] = SAMPLES,
     ) -> None:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
-        self._labels = Labels.of(stimulus)
-        samples = [stimulus.message(*pair) for pair in _SAMPLES]
-        self._endpoint = Endpoint(settings, budget, part, temperature, samples, self._labels, dialect)
+        labels = Labels.of(stimulus)
+        messages = [stimulus.message(*pair) for pair in samples]
+        self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect)
         self.dialect = self._endpoint.dialect
+        self._labels = labels.after(self.dialect.prefill)
         self.exact = self.dialect.exact
         self.name = "exact-api" if self.exact else "sampled-api"
         if not self.exact and not self.dialect.temperature and temperature != 1:
@@ -64,7 +69,9 @@ class ApiEngine:
     @property
     def identity(self) -> Mapping[str, Any]:
         """See `Engine.identity`."""
+        given = {"given": self.dialect.prefill} if self.dialect.prefill else {}
         return {
+            **given,
             "engine": self.name,
             "model": self._settings.model,
             "served": self.dialect.model,

@@ -126,7 +126,7 @@ def to_answer(reply: Reply, host: str, prices: Prices | None, labels: Labels | N
     said = text(body) or str(_message(body).get("refusal") or "")
     return Answer(
         id=reply.id,
-        raw=said if labels is None else kept(said, logprobs(body), labels.undecided),
+        raw=said if labels is None else kept(said, logprobs(body), labels.undecided, labels.given),
         finish=finish(body),
         model=str(body.get("model") or ""),
         provider=str(body.get("provider") or host),

@@ -128,7 +128,7 @@ def test_a_dialect_that_a_step_began_with_opens_again() -> None:
         "cost": 0.25,
     }
     dialect = Dialect(**kept)  # type: ignore[arg-type]
-    assert asdict(dialect) == kept | {"refused": {}}
+    assert asdict(dialect) == kept | {"refused": {}, "prefill": "", "prefill_by": ""}
     assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from prefprobe.choices.answers import AnswerLog, Spend
 from prefprobe.choices.api import endpoint, pacing
-from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.dialect import PREFILLS, Dialect
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.judge import Judge
@@ -114,6 +114,53 @@ def test_auto_samples_where_it_must_and_says_why(behaviour: Behaviour, why: str)
     for q in questions():
         p = 1 / (1 + exp(-planted(q)))
         assert abs(share[q.id[:2]] - p) < 4 * (p * (1 - p) / 40) ** 0.5
+
+
+@pytest.mark.parametrize("how", PREFILLS)
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize(
+    ("label_mass", "listing"), [(0.6, ""), (0.05, ""), (0.6, "stripped"), (0.6, "twice"), (0.6, "columns")]
+)
+def test_probabilities_are_exact_at_any_label_mass_where_a_beginning_may_be_given(
+    how: str, repeats: bool, label_mass: float, listing: str
+) -> None:
+    behaviour = Behaviour(lists=True, label_mass=label_mass, listing=listing, goes_on=(how,), repeats=repeats)
+    with FaultServer(behaviour) as server:
+        engine = engine_for(server, 0.5)
+        got = answers(engine, questions(system="Be brief."))
+    assert engine.about["why"].startswith(
+        f"exact: answers begin with a label with a probability of {label_mass:.2f}, so 'T"
+    )
+    assert (engine.about["prefill"], engine.about["prefill_by"], engine.identity["given"]) == ("Task", how, "Task")
+    assert engine.about["label_mass"] == pytest.approx(label_mass, abs=1e-6)
+    for q in questions(system="Be brief."):
+        reading = engine.read(got[q.id])
+        assert reading.outcome == "exact"
+        assert reading.logit == pytest.approx(planted(q) / 0.5, abs=1e-4)
+        assert reading.label_mass == pytest.approx(0.9, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("other", "stimulus"),
+    [
+        ({}, STIMULUS),  # the answer begins anew
+        ({"rejects": ("prefill",)}, STIMULUS),
+        ({"goes_on": tuple(PREFILLS), "turned": 3.0}, STIMULUS),  # it goes on, but not as it would of itself
+        ({"goes_on": tuple(PREFILLS), "listing": "one-hot -9999"}, STIMULUS),
+        ({"goes_on": tuple(PREFILLS)}, Stimulus("First:", "Second:")),  # nothing to be given
+    ],
+)
+def test_a_beginning_that_is_not_gone_on_from_is_not_given(other: dict[str, Any], stimulus: Stimulus) -> None:
+    with FaultServer(Behaviour(lists=True, label_mass=0.6, **other)) as server:
+        engine = ApiEngine(settings_for(server), stimulus)
+    assert (engine.name, engine.about["prefill"]) == ("sampled-api", "")
+    assert "given" not in engine.identity
+
+
+def test_a_beginning_is_not_given_where_answers_begin_with_a_label() -> None:
+    with FaultServer(Behaviour(lists=True, goes_on=tuple(PREFILLS))) as server:
+        engine = engine_for(server)
+    assert (engine.exact, engine.about["prefill"]) == (True, "")
 
 
 READ = ("twice", "leading", "stripped", "columns")
