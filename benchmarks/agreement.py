@@ -17,8 +17,9 @@ import pyarrow as pa
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from prefprobe.choices.agreement import Agreement, agreement, compared_pairs
+from prefprobe.choices.agreement import Agreement, agreement
 from prefprobe.choices.log import SCHEMA
+from prefprobe.choices.pairs import few_pairs
 from prefprobe.settings import ApiSettings
 
 Floats = npt.NDArray[np.float64]
@@ -49,7 +50,7 @@ def world(
     """Choices of own weights, and of the other side."""
     sd, bias, bias_sd = own
     like, more, noise = other
-    pairs = compared_pairs([f"t{i:03d}" for i in range(3 * PAIRS)], PAIRS, int(rng.integers(2**31)))
+    pairs = few_pairs([f"t{i:03d}" for i in range(3 * PAIRS)], PAIRS, int(rng.integers(2**31)))
     likes = rng.normal(0.0, sd, PAIRS)
     theirs = like * likes + np.sqrt(1 - like**2) * rng.normal(0.0, sd, PAIRS)
     first = rng.normal(bias, bias_sd, PAIRS)

@@ -1,8 +1,7 @@
 """Do two tables of choices come from one model? Own weights, whose P(A) is exact, beside whatever else was asked."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -69,15 +68,6 @@ class Agreement:
         r = f"r = {_shown(self.r)} [{_shown(self.r_low)}, {_shown(self.r_high)}]"
         apart = f"{_shown(self.difference)} [{_shown(self.difference_low)}, {_shown(self.difference_high)}]"
         return f"{r} and a root mean square difference of {apart}"
-
-
-def compared_pairs(ids: Iterable[str], n: int, seed: int) -> list[tuple[str, str]]:
-    """`n` pairs of tasks, or all there are, that follow from the ids and the seed: no task is in a second pair before all
-    (but one, of an odd number) were in a first, and so on.
-    """
-    order = np.array(sorted(ids))
-    shuffled = [str(id_) for id_ in np.random.default_rng([seed, 5]).permutation(order)]
-    return list(islice(_tournament(shuffled), n))
 
 
 def agreement(own: pa.Table, other: pa.Table, *, min_agreement: float, max_difference: float) -> Agreement:
@@ -187,16 +177,6 @@ def _estimates(sums: Floats) -> tuple[Floats, Floats, Floats]:
         r = np.clip(np.where(left > 0, both / np.sqrt(of_p * np.where(left > 0, left, 1.0)), np.sign(both)), -1.0, 1.0)
         share = np.where(of_x > 0, np.minimum(noise / of_x, 1.0), 0.0)
     return np.where(of_p > 0, r, np.nan), sums[:, _APART] / w, share
-
-
-def _tournament(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Every pair of names, in rounds in which each name has one opponent: one stays, the others go round."""
-    places: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
-    for _ in range(len(places) - 1):
-        for one, two in zip(places[: len(places) // 2], reversed(places), strict=False):
-            if one is not None and two is not None:
-                yield one, two
-        places.insert(1, places.pop())
 
 
 def _question(row: dict[str, Any]) -> tuple[str, str, str]:

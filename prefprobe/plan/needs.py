@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
-from prefprobe.choices.agreement import SAMPLES, compared_pairs
+from prefprobe.choices.agreement import SAMPLES
+from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.features.encoder_files import Encoder
 from prefprobe.plan.frozen import freeze, freeze_topics
@@ -207,7 +208,7 @@ def _measure(study: Study, node: Node) -> Need:
 def _compared(study: Study) -> list[Prompt]:
     """The pairs that own weights and an endpoint are asked, shown in one order."""
     train, config = study.sets["train"], study.config
-    pairs = compared_pairs(train, config.choices.own_pairs, config.seed)
+    pairs = few_pairs(train, config.choices.own_pairs, config.seed)
     return [(study.stimulus.message(train[a], train[b]), None) for a, b in pairs]
 
 

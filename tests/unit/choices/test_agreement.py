@@ -1,8 +1,7 @@
 """Whether choices of an endpoint and of own weights are taken for those of one model: planted tables, seeded worlds."""
 
 import importlib.util
-from collections import Counter
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from prefprobe.choices.agreement import SAMPLES, SPREAD, Agreement, agreement, compared_pairs, objection
+from prefprobe.choices.agreement import SAMPLES, SPREAD, Agreement, agreement, objection
 from prefprobe.choices.log import SCHEMA
+from prefprobe.choices.pairs import few_pairs
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ENOUGH_PAIRS, ApiSettings
@@ -57,7 +57,7 @@ def sampled(answers: dict[tuple[str, str], str]) -> pa.Table:
 
 
 def orders(n: int) -> list[tuple[str, str]]:
-    return [order for a, b in compared_pairs([f"t{i}" for i in range(2 * n)], n, 0) for order in ((a, b), (b, a))]
+    return [order for a, b in few_pairs([f"t{i}" for i in range(2 * n)], n, 0) for order in ((a, b), (b, a))]
 
 
 def planted(n: int = 24, seed: int = 1) -> dict[tuple[str, str], float]:
@@ -208,21 +208,6 @@ def test_the_result_does_not_depend_on_the_order_of_rows() -> None:
         found.append(agreement(*tables, **BOUNDS))
     assert found[0].r == pytest.approx(found[1].r)
     assert found[0].difference_high == pytest.approx(found[2].difference_high)
-
-
-@pytest.mark.parametrize("tasks", [2, 3, 7, 8, 60])
-def test_pairs_are_spread_over_tasks_and_follow_from_ids_and_seed(tasks: int) -> None:
-    ids = [f"task-{i}" for i in range(tasks)]
-    every = compared_pairs(ids, 10**6, 0)
-    assert {frozenset(pair) for pair in every} == {frozenset(pair) for pair in combinations(ids, 2)}
-    assert len(every) == tasks * (tasks - 1) // 2
-    for n in range(1, len(every) + 1, max(1, len(every) // 50)):
-        pairs = compared_pairs(reversed(ids), n, 0)
-        assert pairs == every[:n]
-        counts = Counter(id_ for pair in pairs for id_ in pair)
-        assert max(counts.values()) - min(counts.get(id_, 0) for id_ in ids) <= 1 + tasks % 2
-    if tasks > 3:
-        assert compared_pairs(ids, 3, 1) != every[:3]
 
 
 def test_too_few_pairs_to_tell_anything_are_refused() -> None:
