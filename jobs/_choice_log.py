@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from prefprobe.choices.answers import AnswerLog, Spend
+from prefprobe.choices.answers import CLOSED, AnswerLog, Spend
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
@@ -66,19 +66,20 @@ def _api_log(
     )
     job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
+    *closed, answers = _logs(job, engine.identity)
     log = ChoiceLog(
         engine,
         texts,
         prompts,
-        _answers(job, engine.identity),
+        answers,
         job.progress,
-        interview=engine.dialect.spend,
+        interview=sum((each.spend for each in closed), engine.dialect.spend),
         min_label_mass=choices.min_label_mass,
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
         log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"))
         job.store.write_part("judge.json", json_bytes(asdict(log.judge.dialect)))
-        log.judgements = _answers(job, log.judge.identity)
+        log.judgements = _logs(job, log.judge.identity)[-1]
         log.interview += log.judge.dialect.spend
     budget.spent = log.spend
     return log
@@ -99,6 +100,13 @@ def _dialect(job: Job, name: str) -> "Dialect | None":
     return Dialect(**read_json(job.store.read_part(name))) if name in job.store.parts() else None
 
 
-def _answers(job: Job, identity: Mapping[str, Any]) -> AnswerLog:
-    record = {"engine": dict(identity), "node": job.node.id}
-    return AnswerLog(StepStore(job.objects, "answers", sha256(canonical_json(record)), record), job.store.key)
+def _logs(job: Job, identity: Mapping[str, Any]) -> list[AnswerLog]:
+    """All logs of these answers: those that were closed, since they came from another model than own weights, and one."""
+    logs: list[AnswerLog] = []
+    closed = True
+    while closed:
+        record = {"engine": dict(identity), "node": job.node.id} | ({"anew": len(logs)} if logs else {})
+        store = StepStore(job.objects, "answers", sha256(canonical_json(record)), record)
+        logs.append(AnswerLog(store, job.store.key))
+        closed = CLOSED in store.parts()
+    return logs

@@ -53,6 +53,7 @@ def _compared(job: Job, log: ChoiceLog) -> dict[str, Any]:
     there = beside.measure(beside.questions((("", *order) for order in orders), SAMPLES), 0)
     found = agreement(own, there, min_agreement=api.min_agreement, max_difference=api.max_difference)
     if (sentence := objection(found, whom)) is not None:
+        log.answers.close(json_bytes(asdict(found)))  # once that is mended it is asked anew
         raise BadConfig(sentence)
     job.progress.line(f"{job.node.id}: own weights and {api.model}, over {found.pairs} pairs: {found.found}")
     return {"agreement": asdict(found)}

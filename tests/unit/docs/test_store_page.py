@@ -21,7 +21,7 @@ from prefprobe.study.export import export_features
 from prefprobe.study.run import Run, run_nodes
 from prefprobe.thurstonian.fit_files import fit_choices
 from tests.fault_server import Behaviour, FaultServer
-from tests.planted_study import PROMPT
+from tests.planted_study import PROMPT, PlantedEngine
 from tests.store_page import PAGE, described, differences, stored
 
 WIDTH, LAYERS = 8, (1, 2)
@@ -78,14 +78,19 @@ def write_study(folder: Path, url: str) -> Path:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     """Every file that a study writes, and those of `export` and `fit`."""
     folder = tmp_path_factory.mktemp("study")
-    loading, extraction = ModuleType("loading"), ModuleType("extraction")
+    loading, extraction, local = (ModuleType(name) for name in ("loading", "extraction", "local"))
     prompts = SimpleNamespace(describe=lambda: PROMPT)
     model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted", prompts=prompts)
     loading.__dict__.update(load_model=lambda *_, **__: model)
     extraction.__dict__.update(ALONE="alone.json", extract=extract, layer_numbers=lambda *_: list(LAYERS))
+    own = PlantedEngine(
+        lambda q: worth(q.first) - worth(q.second) + Behaviour.bias, exact=True, mass=lambda _: Behaviour.label_mass
+    )
+    local.__dict__.update(LocalEngine=lambda *_, **__: own)
     with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1)) as server:
         patch.setitem(sys.modules, "prefprobe.activations.loading", loading)
         patch.setitem(sys.modules, "prefprobe.activations.extraction", extraction)
+        patch.setitem(sys.modules, "prefprobe.choices.local", local)
         run = Run.create(str(folder / "store"), load_config(write_study(folder, server.url)))
         run_nodes(run, run.nodes.values(), Progress())
     table = {"task_a": ["a", "b", "c"], "task_b": ["b", "c", "a"], "choice": ["a", "a", "refusal"]}
