@@ -40,8 +40,8 @@ FAULTS = (
     "trickle",
 )
 _PLANTED_ONLY = {"other model", "duplicate"}
-"""Faults that would mislead whoever is still finding out which model answers: questions without a planted utility, such
-as an interview's, are spared them."""
+"""Faults that would mislead whoever is still finding out which model answers: questions without a planted utility, and those
+that are named, are spared them."""
 _WORTH = re.compile(r"\bu=([+-]?\d+(?:\.\d+)?)")
 _TASK = (" Here", " it", " is", ",", " as", " well", " as", " I", " can", ".") * 4
 _REFUSAL = ("I", "'m", " sorry", ",", " but", " I", " can", "'t", " help", " with", " that", ".")
@@ -92,6 +92,8 @@ class Behaviour:
     fault_rate: float = 0.0
     """Fraction of attempts that fail."""
     faults: tuple[str, ...] = FAULTS
+    spares: tuple[str, ...] = ()
+    """Texts whose bodies are spared the faults that would mislead an interview."""
     retry_after: str = "0.05"
     trickle: float = 1.0
     """Seconds in which a body trickles in."""
@@ -253,7 +255,8 @@ class FaultServer:
             return self._script(body, attempt)
         if _chance(digest, f"fails {attempt}") >= self.behaviour.fault_rate:
             return None
-        kinds = [kind for kind in self.behaviour.faults if planted or kind not in _PLANTED_ONLY]
+        spared = not planted or any(text in body["messages"][-1]["content"] for text in self.behaviour.spares)
+        kinds = [kind for kind in self.behaviour.faults if not spared or kind not in _PLANTED_ONLY]
         return kinds[int(_chance(digest, f"how {attempt}") * len(kinds))] if kinds else None
 
     def _completed(self, body: Body) -> Body:

@@ -7,7 +7,10 @@ The Argo Server is spoken to by its REST interface: the published Python client 
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +23,7 @@ LOST_FOR = 120.0
 """Seconds for which a server may be away, as in a restart, before a command gives up."""
 _TIMEOUT = 30.0
 _LONGEST_SILENCE = 3600.0  # in a log that is followed
-_QUIET = 2.0  # seconds after which a stream of events has told those that there are
+_MOST_EVENTS = 10_000
 _WARNINGS = "type=Warning,involvedObject.kind=Pod"
 
 T = TypeVar("T")
@@ -183,6 +186,9 @@ class ArgoServer:
         self.namespace = namespace or "default"
         self._server = f"the Argo Server {os.environ['ARGO_SERVER']}"
         self._http = httpx2.Client(base_url=base, headers=headers, verify=verify, timeout=_TIMEOUT)
+        self._events: deque[dict[str, Any]] = deque(maxlen=_MOST_EVENTS)
+        self._listening: Thread | None = None
+        self._deaf: Exception | None = None
 
     def create(self, workflow: dict[str, Any]) -> dict[str, Any]:
         """Submit a workflow; the server checks it, templates and parameters too."""
@@ -221,23 +227,33 @@ class ArgoServer:
             raise self._unreachable(error) from None
 
     def troubles(self) -> dict[str, Trouble]:
-        """{pod: what Kubernetes warned of last}. The server only streams events, those that there are at once."""
+        """{pod: what Kubernetes warned of last}, as far as it is known by now: the server only streams events, those before
+        the first call too, and takes its time.
+        """
+        if self._listening is None:
+            self._listening = Thread(target=self._listen, daemon=True)
+            self._listening.start()
+        if self._deaf is not None:
+            raise self._deaf
+        return troubles(list(self._events))
+
+    def _listen(self) -> None:
+        """Collect the warnings for as long as this process lives; a stream that ends is opened again."""
         import httpx2
 
         query, path = {"listOptions.fieldSelector": _WARNINGS}, f"/api/v1/stream/events/{self.namespace}"
-        events = []
-        try:
-            with self._http.stream("GET", path, params=query, timeout=httpx2.Timeout(_TIMEOUT, read=_QUIET)) as reply:
+        timeout = httpx2.Timeout(_TIMEOUT, read=_LONGEST_SILENCE)
+        while self._deaf is None:
+            with suppress(httpx2.HTTPError), self._http.stream("GET", path, params=query, timeout=timeout) as reply:
                 if reply.status_code >= 400:
-                    raise _failure(reply.status_code, "the events", self._server, _message(reply.read().decode()))
-                for line in reply.iter_lines():
+                    self._deaf = _failure(
+                        reply.status_code, "the events", self._server, _message(reply.read().decode())
+                    )
+                for line in reply.iter_lines() if self._deaf is None else ():
                     entry = json.loads(line.removeprefix("data: ")) if line.strip() else {}
-                    events += [entry["result"]] if "result" in entry else []
-        except httpx2.ReadTimeout:
-            pass
-        except httpx2.HTTPError as error:
-            raise self._unreachable(error) from None
-        return troubles(events)
+                    if "result" in entry:
+                        self._events.append(entry["result"])
+            sleep(2)
 
     def report(self, workflow: str, node: str) -> bytes:
         """The report artifact of a node."""

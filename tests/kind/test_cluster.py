@@ -658,10 +658,9 @@ def test_watch_says_what_keeps_a_pod_from_starting(cluster: Cluster, release: Re
         watching = {}
         for step, cause in expected.items():
             name = cluster.submit("--from", f"workflowtemplate/prefprobe-{step}", "--entrypoint", step, "-p", run)
-            # an Argo Server streams events for as long as it likes: that the pod waits is all that is sure to come
-            lines = {"kubeconfig": rf"{step} +waits: .*{cause}", "server": rf"{step} +waits"}
+            line = re.compile(rf"{step} +waits: .*{cause}")
             for way, client in (("kubeconfig", release), ("server", by_server)):
-                watching[step, way] = pool.submit(watched, client, name, re.compile(lines[way]))
+                watching[step, way] = pool.submit(watched, client, name, line)
         said = {key: found.result() for key, found in watching.items()}
     cluster.argo("delete", "-l", "workflows.argoproj.io/completed!=true")
     release.upgrade()

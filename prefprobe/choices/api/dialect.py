@@ -133,8 +133,10 @@ class Interview:
     """Replies to some bodies, in order."""
     settings: ApiSettings
     temperature: float
+    plain: str
+    """A user turn that nobody turns down for what it says."""
     samples: Sequence[str]
-    """User turns such as will be asked later, at least two."""
+    """User turns such as will be asked later, at least two; some may be turned down."""
     labels: Labels | None
     """What answers begin with; None where probabilities are not wanted."""
 
@@ -142,9 +144,9 @@ class Interview:
         """Agree on the fields, look for log-probabilities, then ask all samples as questions will be asked."""
         agreed = self._agreed()
         spoken, reason = self._with_probabilities(agreed)
-        spoken, replies, reason = self._answered(spoken, reason)
+        spoken, answered, reason = self._answered(spoken, reason)
         if spoken.exact:
-            spoken, replies, reason = self._read_off(spoken, replies)
+            spoken, answered, reason = self._read_off(spoken, answered)
         mode = "exact" if spoken.exact else "sampled"
         if not spoken.exact:
             spoken = replace(spoken, temperature=agreed.temperature, refused=agreed.refused)
@@ -152,7 +154,7 @@ class Interview:
             raise BadConfig(
                 f"{self._whom}: mode is exact, but {reason}; set it to auto or sampled, or ask another provider."
             )
-        bodies = [reply.body for reply in replies if reply.body is not None]
+        bodies = list(answered.values())
         ids = [str(body.get("id") or "") for body in bodies]
         return replace(
             spoken,
@@ -171,7 +173,7 @@ class Interview:
         """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
         spoken = Dialect(max_tokens=self.settings.max_tokens or PLAIN_TOKENS)
         guessed: list[dict[str, Any]] = []
-        while (reply := self._replies(spoken, self.samples[:1], _SYSTEM)[0]).body is None:
+        while (reply := self._replies(spoken, [self.plain], _SYSTEM)[0]).body is None:
             sentence = reply.error.replace(self.settings.model, "").lower()
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
@@ -190,7 +192,7 @@ class Interview:
         back: set[str] = set()
         for left_out in guessed:  # what was left out without need comes back
             more = replace(spoken, **left_out)
-            if not back & set(left_out) and self._replies(more, self.samples[:1], _SYSTEM)[0].body is not None:
+            if not back & set(left_out) and self._replies(more, [self.plain], _SYSTEM)[0].body is not None:
                 spoken, back = more, back | set(left_out)
         plain = Dialect()
         changed = {name: said for name, said in spoken.refused.items() if getattr(spoken, name) != getattr(plain, name)}
@@ -202,7 +204,7 @@ class Interview:
             return spoken, "as the settings say"
         tops = list(_TOP)
         more = replace(spoken, top_logprobs=tops.pop(0))
-        while (reply := self._replies(more, self.samples[:1])[0]).body is None:
+        while (reply := self._replies(more, [self.plain])[0]).body is None:
             said = reply.error.lower()
             if more.temperature and _NAMES["temperature"].search(said):  # it takes some, but not 0: the path is sampled
                 more = replace(more, temperature=False, refused={"temperature": reply.error} | more.refused)
@@ -215,57 +217,63 @@ class Interview:
                 return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
         return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
 
-    def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, list[Reply], str]:
-        """Replies to all samples, with room for a thought if the model has some before it answers."""
+    def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, dict[str, Body], str]:
+        """What comes back for the samples, without those that are turned down, with room for a thought if the model has some
+        before it answers.
+        """
         while True:
-            replies = self._replies(spoken, self.samples)
-            for reply in replies:
-                if reply.body is None:
-                    raise reply.means or BadConfig(f"{self._whom} turned down a sample question ({reply.error}).")
-            bodies = [reply.body for reply in replies if reply.body is not None]
-            if any(map(thinks, bodies)):
+            replies = dict(zip(self.samples, self._replies(spoken, self.samples), strict=True))
+            answered = {user: reply.body for user, reply in replies.items() if reply.body is not None}
+            if not answered:
+                reply = replies[self.samples[0]]
+                raise reply.means or BadConfig(
+                    f"{self._whom} turned down all {len(replies)} sample questions ({reply.error}); see `extra` and `model`."
+                )
+            if any(map(thinks, answered.values())):
                 spoken = replace(spoken, reasons=True)
-            silent = any(finish(body) == "length" and not answer_text(text(body)).strip() for body in bodies)
+            silent = any(finish(body) == "length" and not answer_text(text(body)).strip() for body in answered.values())
             if spoken.exact and (spoken.reasons or silent):
                 spoken, reason = replace(spoken, top_logprobs=0), "the model thinks before it answers"
             elif not silent:
-                return spoken, replies, reason
+                return spoken, answered, reason
             else:
                 spoken = self._longer(spoken, "its answer ended before it began")
 
-    def _read_off(self, spoken: Dialect, replies: list[Reply]) -> tuple[Dialect, list[Reply], str]:
+    def _read_off(self, spoken: Dialect, answered: dict[str, Body]) -> tuple[Dialect, dict[str, Body], str]:
         """`spoken` with the mean label mass of the samples. Where too many answers begin in other words, the labels' first
         words are given if the endpoint goes on from them; where that is not so, or log-probabilities cannot be read or say
         too little of one label, answers are sampled.
         """
         assert self.labels is not None
-        fault, readings = _readings(replies, self.labels)
+        fault, plain = _readings(answered, self.labels)
         if fault:
-            return replace(spoken, top_logprobs=0), replies, fault
-        exact = sum(r.outcome == "exact" for r in readings)
-        spoken = replace(spoken, label_mass=_mean_mass(readings))
-        if _mostly_bounded(readings):
-            bounded = sum(r.bounded for r in readings)
-            return replace(spoken, top_logprobs=0), replies, f"{bounded} of {exact} sample answers list one label alone"
-        said = f"answers begin with a label with a probability of {spoken.label_mass:.2f}"
-        if exact and _mean_mass(readings) >= ENOUGH_MASS:
-            return spoken, replies, said
-        found = self._prefilled(spoken, readings)
+            return replace(spoken, top_logprobs=0), answered, fault
+        mass, exact = _mean_mass(plain), sum(r.outcome == "exact" for r in plain)
+        spoken = replace(spoken, label_mass=mass)
+        if _mostly_bounded(plain):
+            bounded = sum(r.bounded for r in plain)
+            return (
+                replace(spoken, top_logprobs=0),
+                answered,
+                f"{bounded} of {exact} sample answers list one label alone",
+            )
+        said = f"answers begin with a label with a probability of {mass:.2f}"
+        if exact and mass >= ENOUGH_MASS:
+            return spoken, answered, said
+        found = self._prefilled(spoken, list(answered), plain)
         if found is not None:
-            spoken, replies, mass = found
-            return spoken, replies, f"{said}, so {spoken.prefill!r} is given as their beginning; after it {mass:.2f}"
+            spoken, answered, after = found
+            return spoken, answered, f"{said}, so {spoken.prefill!r} is given as their beginning; after it {after:.2f}"
         if exact and self.settings.mode == "exact":
-            return spoken, replies, said
-        why = (
-            "no sample answer comes as far as a label"
-            if _mean_mass(readings) >= ENOUGH_MASS
-            else f"{said}, less than {ENOUGH_MASS}"
-        )
-        return replace(spoken, top_logprobs=0), replies, why
+            return spoken, answered, said
+        why = f"{said}, less than {ENOUGH_MASS}" if mass < ENOUGH_MASS else "no sample answer comes as far as a label"
+        return replace(spoken, top_logprobs=0), answered, why
 
-    def _prefilled(self, spoken: Dialect, plain: Sequence[Reading]) -> tuple[Dialect, list[Reply], float] | None:
-        """`spoken` with the beginning of answers given, the replies and their mean label mass; None if the endpoint does not
-        go on from a beginning, or then prefers otherwise than `plain` readings say.
+    def _prefilled(
+        self, spoken: Dialect, users: Sequence[str], plain: Sequence[Reading]
+    ) -> tuple[Dialect, dict[str, Body], float] | None:
+        """`spoken` with the beginning of answers given, what comes back for `users` then, and its mean label mass; None if the
+        endpoint does not go on from a beginning, or then prefers otherwise than the `plain` readings say.
         """
         assert self.labels is not None
         if not self.labels.beginning:
@@ -273,16 +281,16 @@ class Interview:
         labels = self.labels.after(self.labels.beginning)
         for how in PREFILLS:
             more = replace(spoken, prefill=labels.given, prefill_by=how)
-            replies: list[Reply] = []
-            for samples in (self.samples[:1], self.samples[1:]):  # one that does not understand is asked once
-                replies += self._replies(more, samples)
-                if any(reply.body is None for reply in replies):
-                    break
-                fault, readings = _readings(replies, labels)
-                if fault or not _same_choices(readings, plain):
+            answered: dict[str, Body] = {}
+            for n in (1, len(users)):  # one that does not understand is asked once
+                some = users[len(answered) : n]
+                replies = zip(some, self._replies(more, some), strict=True)
+                answered |= {user: reply.body for user, reply in replies if reply.body is not None}
+                fault, readings = _readings(answered, labels)
+                if fault or len(answered) < n or not _same_choices(readings, plain):
                     break
             else:
-                return more, replies, _mean_mass(readings)
+                return more, answered, _mean_mass(readings)
         return None
 
     def _longer(self, spoken: Dialect, cause: str) -> Dialect:
@@ -300,15 +308,15 @@ class Interview:
         )
 
 
-def _readings(replies: Sequence[Reply], labels: Labels) -> tuple[str, list[Reading]]:
+def _readings(answered: Mapping[str, Body], labels: Labels) -> tuple[str, list[Reading]]:
     """Why log-probabilities of one of the replies cannot be read, "" if all can, and what they say."""
-    answers = [to_answer(reply, "", None, labels) for reply in replies]
+    answers = [to_answer(Reply("", body, "", ()), "", None, labels) for body in answered.values()]
     fault = next((fault for answer in answers if (fault := Listed.of(answer.raw).fault)), "")
     return fault, [read_probabilities(answer, labels, 1.0) for answer in answers]
 
 
 def _mean_mass(readings: Sequence[Reading]) -> float:
-    return mean(reading.label_mass or 0.0 for reading in readings)
+    return mean([reading.label_mass or 0.0 for reading in readings] or [0.0])
 
 
 def _mostly_bounded(readings: Sequence[Reading]) -> bool:

@@ -127,7 +127,7 @@ class Endpoint:
             self._budget.pay(to_answer(reply, self._host, self.settings.prices, None) for reply in some)
             return some
 
-        found = Interview(ask, self.settings, self._temperature, samples, labels).dialect()
+        found = Interview(ask, self.settings, self._temperature, samples[0], samples[1:], labels).dialect()
         after = self._budget.spent
         return replace(
             found,

@@ -16,6 +16,8 @@ from prefprobe.errors import BadConfig
 from prefprobe.settings import ApiSettings
 from prefprobe.store.keys import canonical_json
 
+PLAIN = ("Name three rivers in Europe.", "Write a rhyme about a cat.")
+"""The pair with which an endpoint's fields are found out: an endpoint may turn down a study's own for what they say."""
 INTERVIEWED = 4
 """Pairs of a study that its endpoint is tried with."""
 SAMPLES = (
@@ -49,7 +51,7 @@ class ApiEngine:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
         labels = Labels.of(stimulus)
-        messages = [stimulus.message(*pair) for pair in samples]
+        messages = [stimulus.message(*pair) for pair in (PLAIN, *samples)]
         self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect)
         self.dialect = self._endpoint.dialect
         self._labels = labels.after(self.dialect.prefill)

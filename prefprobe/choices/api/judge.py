@@ -46,7 +46,7 @@ class Judge:
         self, settings: ApiSettings, stimulus: Stimulus, part: int, budget: Budget, dialect: Dialect | None = None
     ) -> None:
         self._settings, self._stimulus, self._labels = settings.for_judge(), stimulus, Labels.of(stimulus)
-        samples = [self._message(text) for text in _SAMPLES]
+        samples = [self._message(text) for text in (_SAMPLES[0], *_SAMPLES)]
         self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect)
         self.dialect = self._endpoint.dialect
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -86,6 +87,8 @@ class Server(ThreadingHTTPServer):
     gone = False
     events: tuple[dict[str, Any], ...] = ()
     may_see_events = True
+    events_after = 0.0
+    """Seconds before a stream of events begins."""
     shutdown_by = ""
 
     def workflow(self) -> dict[str, Any]:
@@ -170,6 +173,7 @@ class Handler(BaseHTTPRequestHandler):
         events = [e for e in self.server.events if e["type"] == wanted["type"]]
         if "/stream/" not in self.path:
             return self.reply(200, {"items": events})
+        time.sleep(self.server.events_after)
         self.send_response(200)
         self.end_headers()
         self.wfile.write("".join(json.dumps({"result": event}) + "\n" for event in events).encode())
@@ -310,7 +314,6 @@ def test_watch_shows_what_keeps_a_pod_from_starting(
     shown: int,
 ) -> None:
     monkeypatch.setattr(view, "PATIENCE", 0.05)
-    monkeypatch.setattr(workflows, "_QUIET", 0.2)
     waits = pod("extract", "extract(0:extract.model.0)(0)", "Pending", 2, message="PodInitializing")
     mine, others = f"w-extract-{waits['id'].removeprefix('w-')}", "w-extract-1"
     server.events = (
@@ -323,6 +326,21 @@ def test_watch_shows_what_keeps_a_pod_from_starting(
     lines = [line for line in capsys.readouterr().out.splitlines() if "extract.model.0" in line]
     assert lines[0].endswith("waits: PodInitializing")
     assert lines[1:-1] == [f"{'extract.model.0':<24} waits: {warnings[shown][1]}"]
+
+
+def test_watch_shows_what_keeps_a_pod_once_events_come(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(view, "PATIENCE", 0.05)
+    monkeypatch.setattr(view, "EVERY", 0.05)
+    server.events_after = 2.5  # longer than anyone would wait at one look
+    waits = pod("extract", "extract(0:extract.model.0)(0)", "Pending", 2, message="PodInitializing")
+    server.events = (
+        event(f"w-extract-{waits['id'].removeprefix('w-')}", "Warning", "FailedMount", "no such claim", 1),
+    )
+    server.statuses = [*[status("Running", START, waits)] * 80, DONE]
+    assert call("watch", "w") == 0
+    assert f"{'extract.model.0':<24} waits: no such claim\n" in capsys.readouterr().out
 
 
 def test_watch_goes_on_where_events_may_not_be_seen(

@@ -80,7 +80,7 @@ class Accent:
 
 def interview(accent: Accent, temperature: float = 1.0, **settings: Any) -> Dialect:
     api = ApiSettings(base_url="http://127.0.0.1:1/v1", model="asked/seed-model", **settings)
-    return Interview(accent.ask, api, temperature, SAMPLES, Labels.of(STIMULUS)).dialect()
+    return Interview(accent.ask, api, temperature, SAMPLES[0], SAMPLES, Labels.of(STIMULUS)).dialect()
 
 
 A = {"token": " A", "logprob": -0.1}

@@ -163,6 +163,28 @@ def test_a_beginning_is_not_given_where_answers_begin_with_a_label() -> None:
     assert (engine.exact, engine.about["prefill"]) == (True, "")
 
 
+PAIRS = [(a, b) for i, a in enumerate(TASKS) for b in TASKS[i + 1 :]]
+
+
+def test_samples_of_a_study_that_are_turned_down_are_left_out_of_the_interview() -> None:
+    with FaultServer(Behaviour(lists=True, blocked=0.5)) as server:
+        engine = ApiEngine(settings_for(server), samples=PAIRS)
+        asked = [body for body in bodies(server) if body.get("top_logprobs")]
+        got = answers(engine, questions())
+    turned_down = sum(answer.finish.startswith("failed") for answer in got.values())
+    assert 0 < turned_down < len(got)
+    assert len(asked) >= len(PAIRS)
+    assert (engine.exact, engine.about["refused"]) == (True, {})
+
+
+def test_an_interview_whose_samples_are_all_turned_down_says_so() -> None:
+    with (
+        FaultServer(Behaviour(blocked=1.0)) as server,
+        pytest.raises(BadConfig, match="turned down all 6 sample questions"),
+    ):
+        ApiEngine(settings_for(server), samples=PAIRS)
+
+
 READ = ("twice", "leading", "stripped", "columns")
 UNREAD = {
     "one-hot -9999": "4 of 4 sample answers list one label alone",
