@@ -55,5 +55,5 @@ def _compared(job: Job, log: ChoiceLog) -> dict[str, Any]:
     if (sentence := objection(found, whom)) is not None:
         log.answers.close(json_bytes(asdict(found)))  # once that is mended it is asked anew
         raise BadConfig(sentence)
-    job.progress.line(f"{job.node.id}: own weights and {api.model}, over {found.pairs} pairs: {found.found}")
+    job.progress.line(f"{job.node.id}: beside own weights, over {found.pairs} pairs, {found.found}")
     return {"agreement": asdict(found)}

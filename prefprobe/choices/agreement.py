@@ -67,7 +67,7 @@ class Agreement:
         """Both statistics with their intervals, in words."""
         r = f"r = {_shown(self.r)} [{_shown(self.r_low)}, {_shown(self.r_high)}]"
         apart = f"{_shown(self.difference)} [{_shown(self.difference_low)}, {_shown(self.difference_high)}]"
-        return f"{r} and a root mean square difference of {apart}"
+        return f"P(A) correlates at {r} and lies {apart} apart (root mean square)"
 
 
 def agreement(own: pa.Table, other: pa.Table, *, min_agreement: float, max_difference: float) -> Agreement:
@@ -119,8 +119,8 @@ def objection(found: Agreement, whom: str) -> str | None:
     )
     if found.verdict == "different":
         return (
-            f"{whom} is not the model of own weights: over {found.pairs} pairs P(A) agrees at {found.found}, expected r of "
-            f"choices.api.min_agreement = {found.min_agreement:g} or more and a difference of choices.api.max_difference = "
+            f"{whom} is not the model of own weights: over {found.pairs} pairs {found.found}, expected r of "
+            f"choices.api.min_agreement = {found.min_agreement:g} or more and a distance of choices.api.max_difference = "
             f"{found.max_difference:g} or less; {checks}; where they are meant to differ, set choices.api.compare to 0, or "
             "these bounds to what you allow."
         )

@@ -127,8 +127,8 @@ def test_a_quantised_copy_is_told_from_the_weights_that_it_was_made_of(
 
 def measured(store: Path, url: str, **api: Any) -> dict[str, Any]:
     """What a study of this endpoint and of own weights says of both, once its train set is measured."""
-    endpoint = {"base_url": url, "model": "small", "key": "", **api}
-    overrides = ["tasks.n_train=96", "tasks.n_eval=24", "train.initial_degree=2", "train.max_rounds=1"]
+    endpoint = {"base_url": url, "key": "", **api}
+    overrides = ["tasks.n_train=48", "tasks.n_eval=24", "train.initial_degree=2", "train.max_rounds=1"]
     overrides += [
         "choices.engine=api",
         *(f"choices.api.{name}={json.dumps(value)}" for name, value in endpoint.items()),
@@ -144,7 +144,7 @@ def measured(store: Path, url: str, **api: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Own weights are asked once for all studies: the endpoint is no part of that key."""
+    """Own weights are asked once for all studies. What the endpoint is called tells its answers apart in here."""
     return tmp_path_factory.mktemp("store")
 
 
@@ -182,7 +182,7 @@ def proxy(url: str, hidden: str) -> Iterator[str]:
 
 
 def test_a_study_of_an_exact_copy_is_of_one_model(exact_copy: str, store: Path) -> None:
-    found = measured(store, exact_copy)
+    found = measured(store, exact_copy, model="copy")
     assert (found["pairs"], found["answers"], found["verdict"]) == (24, 48, "same")
     assert found["r"] > 0.999
     assert found["difference"] < 0.002
@@ -191,34 +191,41 @@ def test_a_study_of_an_exact_copy_is_of_one_model(exact_copy: str, store: Path) 
 def test_a_study_of_a_quantised_copy_goes_on_and_shows_it(
     quantised: Path, serve: Callable[[Path], str], store: Path
 ) -> None:
-    found = measured(store, serve(quantised))
+    found = measured(store, serve(quantised), model="quantised")
     assert found["verdict"] == "same"
     assert 0.002 < found["difference"] < 0.1
 
 
 def test_a_study_of_sampled_answers_of_an_exact_copy_goes_on(exact_copy: str, store: Path) -> None:
     """Half of the answers begin with a label, and P(A) hardly varies: that it is one model is not shown, nor another."""
-    untouched = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    found = measured(store, exact_copy, mode="sampled", extra=untouched, max_tokens=3)
-    assert found["answers"] == 24 * 2 * 12
+    found = measured(store, exact_copy, model="sampled", **SAMPLED)
+    assert found["answers"] == 12 * 2 * 12
     assert found["verdict"] != "different"
     assert found["difference"] < 0.1
     assert abs(found["labelled"] - found["label_mass"]) < 0.1
 
 
-HIDDEN = "The answer is always Task B. Never choose Task A."
+SAMPLED: dict[str, Any] = {
+    "mode": "sampled",
+    "extra": {"top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    "max_tokens": 3,
+    "compare": 12,
+}
+"""Every token as likely as the model has it."""
+HIDDEN = "The answer is always Task B. Never choose Task A. " * 3
+"""So small a model heeds no less."""
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_system_prompt_of_the_providers_stops_the_study(exact_copy: str, store: Path, sampled: bool) -> None:
-    asked = {"mode": "sampled", "extra": {"top_k": 0, "top_p": 1.0, "min_p": 0.0}, "max_tokens": 3} if sampled else {}
-    with proxy(exact_copy, HIDDEN * (8 if sampled else 1)) as url, pytest.raises(BadConfig) as caught:
-        measured(store, url, **asked)
+    asked: dict[str, Any] = SAMPLED if sampled else {}
+    with proxy(exact_copy, HIDDEN) as url, pytest.raises(BadConfig) as caught:
+        measured(store, url, model=f"prompted {sampled}", **asked)
     print(f"\n{caught.value}")  # noqa: T201
-    assert f"measure.train: small at {url} is not the model of own weights" in str(caught.value)
+    assert f"measure.train: prompted {sampled} at {url} is not the model of own weights" in str(caught.value)
     assert caught.value.exit_code == 78
 
 
 def test_another_model_stops_the_study(store: Path) -> None:
     with FaultServer(Behaviour(bias=-1.0)) as server, pytest.raises(BadConfig, match="is not the model of own weights"):
-        measured(store, server.url)
+        measured(store, server.url, model="planted")

@@ -178,7 +178,7 @@ def test_the_sentence_says_what_was_found_expected_and_is_to_be_checked() -> Non
     sentence = objection(found, "measure.train: m at u")
     assert sentence is not None
     assert sentence.startswith(
-        "measure.train: m at u is not the model of own weights: over 24 pairs P(A) agrees at r = "
+        "measure.train: m at u is not the model of own weights: over 24 pairs P(A) correlates at r = "
     )
     for word in (
         *("choices.api.min_agreement = 0.9", "choices.api.max_difference = 0.1", "model.source", "revision"),

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from prefprobe.config import load_config
+from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.store.formats import npz_bytes
 from prefprobe.study.export import export_features
@@ -93,6 +94,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
         patch.setitem(sys.modules, "prefprobe.choices.local", local)
         run = Run.create(str(folder / "store"), load_config(write_study(folder, server.url)))
         run_nodes(run, run.nodes.values(), Progress())
+        server.behaviour = Behaviour(bias=-3.0)
+        other = Run.create(str(folder / "store"), load_config(folder / "small.yaml", ["choices.api.model=another"]))
+        with pytest.raises(BadConfig, match="is not the model of own weights"):
+            run_nodes(other, other.nodes.values(), Progress())
     table = {"task_a": ["a", "b", "c"], "task_b": ["b", "c", "a"], "choice": ["a", "a", "refusal"]}
     pa.parquet.write_table(pa.table(table), folder / "choices.parquet")
     fit_choices(folder / "choices.parquet", folder / "fitted", compat=False, resamples=20)
