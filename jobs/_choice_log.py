@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefprobe.choices.answers import AnswerLog
+from prefprobe.choices.answers import CLOSED, AnswerLog
 from prefprobe.choices.engine import Answer, Spend
 from prefprobe.choices.ledger import Ledger, left_by
 from prefprobe.choices.log import ChoiceLog
@@ -29,17 +29,23 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
     Loads the model, or asks the endpoint how it wants to be asked; raises what these raise.
     """
     choices = job.config.choices
-    stimulus = Stimulus(choices.label_a, choices.label_b)
     if choices.api is not None:
-        return _api_log(job, choices.api, stimulus, texts, prompts)
+        return _api_log(job, choices.api, Stimulus(choices.label_a, choices.label_b), texts, prompts)
+    return own_log(job, texts, prompts, min_label_mass=choices.min_label_mass)
+
+
+def own_log(job: Job, texts: dict[str, str], prompts: dict[str, str], *, min_label_mass: float) -> ChoiceLog:
+    """As `open_log`, of own weights whatever the preset's engine."""
     from prefprobe.choices.local import LocalEngine
 
+    choices = job.config.choices
+    stimulus = Stimulus(choices.label_a, choices.label_b)
     engine = LocalEngine(
         open_model(job), stimulus, choices.temperature, revision=job.node.params["model"], part=choices.part
     )
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
     answers = AnswerLog(job.store, job.store.key)
-    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=choices.min_label_mass)
+    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=min_label_mass)
 
 
 def _api_log(
@@ -65,13 +71,14 @@ def _api_log(
     interview, interrupted = _interviewed(job, "dialect.json", engine.dialect, trial)
     estimated = "" if engine.dialect.usage else "; tokens are estimated: the endpoint reports none"
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}{estimated}")
+    *closed, answers = _logs(job, engine.identity)
     log = ChoiceLog(
         engine,
         texts,
         prompts,
-        _answers(job, engine.identity),
+        answers,
         job.progress,
-        interview=interview,
+        interview=sum((each.spend for each in closed), interview),
         interrupted=interrupted,
         min_label_mass=choices.min_label_mass,
     )
@@ -79,7 +86,7 @@ def _api_log(
         trial, dialect = Ledger(job.store, job.store.key, "judge"), _dialect(job, "judge.json")
         log.judge = Judge(settings, stimulus, choices.part, budget, dialect, _Trial(trial, job.progress))
         interview, interrupted = _interviewed(job, "judge.json", log.judge.dialect, trial)
-        log.judgements = _answers(job, log.judge.identity)
+        log.judgements = _logs(job, log.judge.identity)[-1]
         log.interview += interview
         log.interrupted += interrupted
     budget.spent = log.spend
@@ -137,6 +144,13 @@ def _read_dialect(job: Job, name: str) -> "tuple[Dialect, str]":
     return Dialect(**saved), process
 
 
-def _answers(job: Job, identity: Mapping[str, Any]) -> AnswerLog:
-    record = {"engine": dict(identity), "node": job.node.id}
-    return AnswerLog(StepStore(job.objects, "answers", sha256(canonical_json(record)), record), job.store.key)
+def _logs(job: Job, identity: Mapping[str, Any]) -> list[AnswerLog]:
+    """All logs of these answers: those that were closed, since they came from another model than own weights, and one."""
+    logs: list[AnswerLog] = []
+    closed = True
+    while closed:
+        record = {"engine": dict(identity), "node": job.node.id} | ({"anew": len(logs)} if logs else {})
+        store = StepStore(job.objects, "answers", sha256(canonical_json(record)), record)
+        logs.append(AnswerLog(store, job.store.key))
+        closed = CLOSED in store.parts()
+    return logs

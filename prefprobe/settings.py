@@ -190,6 +190,16 @@ def _providers_own(extra: dict[str, Any]) -> dict[str, Any]:
     return extra
 
 
+ENOUGH_PAIRS = 8
+"""Pairs without which it is not decided whether two tables of choices are of one model."""
+
+
+def _none_or_enough(pairs: int) -> int:
+    if 0 < pairs < ENOUGH_PAIRS:
+        raise ValueError(f"fewer than {ENOUGH_PAIRS} pairs tell nothing; give more, or 0 to compare none")
+    return pairs
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Extra = Annotated[dict[str, Any], AfterValidator(_providers_own)]
@@ -404,6 +414,21 @@ class ApiSettings(Settings):
     )
     transport: TransportSettings = Field(default=TransportSettings(), description="pace and patience; part of no key")
     judge: JudgeSettings | None = Field(default=None, description="reads answers that begin with neither label")
+    compare: Annotated[int, Field(ge=0), AfterValidator(_none_or_enough)] = Field(
+        default=24, description="pairs that own weights are asked too, since both must be one model; 0: none"
+    )
+    min_agreement: float = Field(
+        default=0.9,
+        ge=-1,
+        le=1,
+        description="the run stops where r of P(A) between both is surely below; part of no key",
+    )
+    max_difference: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="and where P(A) surely lies further apart (root mean square); part of no key",
+    )
 
     @model_validator(mode="after")
     def _one_value_for_a_header(self) -> Self:
@@ -478,13 +503,19 @@ class ChoiceSettings(Settings):
     def keyed(self) -> dict[str, Any]:
         """What choices depend on: all but the pace and the credentials with which an API is asked, and when to stop."""
         way = dict.fromkeys(("key", "key_header", "headers", "query", "stream"), True)
-        exclude: dict[str, Any] = {"min_label_mass": True, "api": {**way, "transport": True, "judge": way}}
+        stops = dict.fromkeys(("compare", "min_agreement", "max_difference"), True)
+        exclude: dict[str, Any] = {"min_label_mass": True, "api": {**way, **stops, "transport": True, "judge": way}}
         keyed = self.model_dump(mode="json", exclude=exclude)
         if self.api is not None:
             keyed["api"] |= self.api.written_out
             if self.api.judge is not None:
                 keyed["api"]["judge"] |= self.api.for_judge().written_out
         return keyed
+
+    @property
+    def own_pairs(self) -> int:
+        """Pairs that own weights are asked beside an endpoint; 0 if they are asked all, or none."""
+        return 0 if self.api is None else self.api.compare
 
 
 class ActiveLearningSettings(Settings):

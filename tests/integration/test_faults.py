@@ -92,7 +92,7 @@ class Study:
         transport = {"concurrency": CONCURRENCY, "attempt_timeout": 20.0, "total_timeout": 60.0} | api.pop(
             "transport", {}
         )
-        settings = {"base_url": url, "model": "planted", "key": "", "transport": transport, **api}
+        settings = {"base_url": url, "model": "planted", "key": "", "compare": 0, "transport": transport, **api}
         learning = {"initial_degree": 4, "batch": 20, "max_rounds": 3, "samples": 2}
         values = {
             "name": "small",
