@@ -48,7 +48,12 @@ _SPEND: tuple[tuple[str, Show, str, str | None], ...] = (
     ("tokens in", count, "spend", "prompt_tokens"),
     ("tokens out", count, "spend", "completion_tokens"),
     ("US$", dollars, "spend", "dollars"),
+    ("of these in vain: answers", count, "repeated", "requests"),
+    ("of these in vain: tokens in", count, "repeated", "prompt_tokens"),
+    ("of these in vain: tokens out", count, "repeated", "completion_tokens"),
+    ("of these in vain: US$", dollars, "repeated", "dollars"),
 )
+"""What came to nothing is what a process had on its way or not yet saved when it was killed."""
 _TRUST: tuple[tuple[str, Show, str, str | None], ...] = (
     ("P(first is chosen)", number, "position_bias", "p_first"),
     ("logit of first: mean", number, "position_bias", "mean_logit"),
