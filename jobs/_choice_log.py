@@ -53,7 +53,7 @@ def _api_log(
     from prefprobe.choices.api.engine import ApiEngine
     from prefprobe.choices.api.judge import Judge
 
-    choices, budget = job.config.choices, Budget(settings, Spend())
+    choices, budget, beat = job.config.choices, Budget(settings, Spend()), job.progress.check_stop
     dialect = _dialect(job, "dialect.json")
     engine = ApiEngine(
         settings,
@@ -63,6 +63,7 @@ def _api_log(
         budget=budget,
         dialect=dialect,
         samples=_samples(job),
+        beat=beat,
     )
     job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
@@ -77,7 +78,7 @@ def _api_log(
         min_label_mass=choices.min_label_mass,
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
-        log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"))
+        log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"), beat)
         job.store.write_part("judge.json", json_bytes(asdict(log.judge.dialect)))
         log.judgements = _logs(job, log.judge.identity)[-1]
         log.interview += log.judge.dialect.spend

@@ -96,6 +96,8 @@ def asked(results: Results) -> list[Row]:
         return []
     sets = list(results.accounts.values())
     rows = [_row(sets, *of) for of in _ANSWERS]
+    if any(found.get("tool_calls") for found in sets):
+        rows.insert(2, _row(sets, "of them only calls of tools", count, "tool_calls", None))
     if results.api["judge"]:
         rows.append(_row(sets, "answers read by the judge", count, "judged", None))
     for key, name in (("losses", "attempts lost: "), ("served", "answers of ")):

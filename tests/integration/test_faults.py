@@ -203,8 +203,8 @@ def test_all_faults_and_twenty_kills_change_no_choice(
     assert len(ids) == len(set(ids))
     about, before = read_json(study.read("measure.json")), read_json(calm.read("measure.json"))
     assert about["failures"] == before["failures"]
-    causes = {"429", "500", "503", "timeout", "cut body", "no answer", "empty answer", "garbage", "wrong model"}
-    assert about["losses"].keys() <= causes | {"duplicate"}
+    causes = {"429", "500", "503", "timeout", "cut body", "no answer", "empty answer", "garbage"}
+    assert about["losses"].keys() <= causes | {"duplicate", "wrong model (planted-mini)"}
     assert len(about["losses"]) >= 7  # what a killed process lost it has told nobody
     lost = Counter(
         loss for each in read_parquet(study.read("answers.parquet")).column("losses").to_pylist() for loss in each

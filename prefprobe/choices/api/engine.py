@@ -1,7 +1,7 @@
 """The API engine: choices of a model behind any OpenAI-compatible endpoint, sampled or from listed log-probabilities."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +34,8 @@ class ApiEngine:
 
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
     on later gives it. Without it the endpoint is asked about `samples`, at least two pairs of texts such as will be asked
-    later, which raises BadConfig for settings that it cannot be asked with.
+    later, which raises BadConfig for settings that it cannot be asked with; `beat` is called about once a second meanwhile, and
+    may raise.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class ApiEngine:
         budget: Budget | None = None,
         dialect: Dialect | None = None,
         samples: Sequence[tuple[str, str]] = SAMPLES,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
         labels = Labels.of(stimulus)
         messages = [stimulus.message(*pair) for pair in (PLAIN, *samples)]
-        self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect)
+        self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect, beat)
         self.dialect = self._endpoint.dialect
         self._labels = labels.after(self.dialect.prefill)
         self.exact = self.dialect.exact
@@ -76,7 +78,7 @@ class ApiEngine:
             **given,
             "engine": self.name,
             "model": self._settings.model,
-            "served": self.dialect.model,
+            "served": self._settings.served or self.dialect.model,
             "mode": "exact" if self.exact else "sampled",
             "temperature": self._temperature,
             "wording": WORDING,
@@ -86,6 +88,7 @@ class ApiEngine:
             "top_logprobs": self.dialect.top_logprobs,
             "seed": self._settings.seed if self.dialect.seed and not self.exact else None,
             "extra": self._settings.extra,
+            **self._settings.written_out,
         }
 
     def answer(self, questions: Sequence[Question], save: Save) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefprobe.choices.api.dialect import Dialect
@@ -43,11 +43,17 @@ class Judge:
     """Reads answers that say nothing to the parser. Asked, cached and counted like an engine."""
 
     def __init__(
-        self, settings: ApiSettings, stimulus: Stimulus, part: int, budget: Budget, dialect: Dialect | None = None
+        self,
+        settings: ApiSettings,
+        stimulus: Stimulus,
+        part: int,
+        budget: Budget,
+        dialect: Dialect | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._stimulus, self._labels = settings.for_judge(), stimulus, Labels.of(stimulus)
         samples = [self._message(text) for text in (_SAMPLES[0], *_SAMPLES)]
-        self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect)
+        self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect, beat=beat)
         self.dialect = self._endpoint.dialect
 
     @property
@@ -56,11 +62,12 @@ class Judge:
         return {
             "engine": "judge",
             "model": self._settings.model,
-            "served": self.dialect.model,
+            "served": self._settings.served or self.dialect.model,
             "wording": WORDING,
             "labels": [self._stimulus.label_a, self._stimulus.label_b],
             "max_tokens": self.dialect.max_tokens,
             "extra": self._settings.extra,
+            **self._settings.written_out,
         }
 
     def unclear(self, answer: Answer) -> Unclear:

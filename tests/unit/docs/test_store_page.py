@@ -88,7 +88,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
         lambda q: worth(q.first) - worth(q.second) + Behaviour.bias, exact=True, mass=lambda _: Behaviour.label_mass
     )
     local.__dict__.update(LocalEngine=lambda *_, **__: own)
-    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1)) as server:
+    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1, calls_tools=0.25)) as server:
         patch.setitem(sys.modules, "prefprobe.activations.loading", loading)
         patch.setitem(sys.modules, "prefprobe.activations.extraction", extraction)
         patch.setitem(sys.modules, "prefprobe.choices.local", local)

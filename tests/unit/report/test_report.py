@@ -720,7 +720,7 @@ def test_what_an_api_cannot_show_is_a_limit() -> None:
         "Unparsed answers: 5 % (train) and 6 % (eval) say neither",
         "turned down 6 for good; they count for neither task. It said “404 No such route” (4) and “400 Flagged by",
         "beside 1,560 answers, those that were lost and tried again number 39: 429 (33), timeout (4) and cut body (2).",
-        "Providers: answers came from more than one, planted-1b-0925 by Alpha (1,513) and planted-1b-0925 by Beta (41)",
+        "Providers: answers came from more than one provider or name, planted-1b-0925 by Alpha (1,513) and planted-1b-0925 by",
         "because answers begin with a label with a probability of 0.62, less than 0.9.",
         "leave out number 7;",
         "Convergence: measuring stopped with its last allowed round, at a rank correlation of 0.960 with the one before (eval).",
@@ -737,6 +737,21 @@ def test_what_an_api_cannot_show_is_a_limit() -> None:
     quiet = " ".join(limits(dataclasses.replace(fine, shift={**fine.shift, "unanswered": 0})))
     for words in ("Budget", "Refusals", "Unparsed", "Failed", "Lost", "Providers", "Sampling", "Unanswered"):
         assert words not in quiet
+
+
+def test_answers_that_only_call_a_tool_have_a_row_and_are_a_limit() -> None:
+    results = over_api(study(), engine="sampled-api")
+    assert "Calls of tools" not in " ".join(limits(results))
+    assert not [name for name, _ in choice_tables.asked(results) if "tool" in name]
+    results.measure["train"]["tool_calls"] = 12
+    (said,) = [limit for limit in limits(results) if limit.startswith("Calls of tools")]
+    assert said.startswith(
+        "Calls of tools: 12 (train) of the unparsed answers call a tool and say nothing; `extra: {tool_"
+    )
+    rows = dict(choice_tables.asked(results))
+    assert [value for value, _ in rows["of them only calls of tools"]][:2] == [12, None]
+    names = list(rows)
+    assert names.index("of them only calls of tools") == names.index("unparsed answers") + 1
 
 
 def test_values_that_are_only_bounded_are_a_limit() -> None:
