@@ -1,14 +1,17 @@
 """Opens the choice log of a job: the engine that the preset names, and where its answers are kept."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefprobe.choices.answers import CLOSED, AnswerLog, Spend
+from prefprobe.choices.answers import CLOSED, AnswerLog
+from prefprobe.choices.engine import Answer, Spend
+from prefprobe.choices.ledger import Ledger, left_by
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.jobs._model import open_model
+from prefprobe.progress import Progress
 from prefprobe.settings import ApiSettings
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, sha256
@@ -53,8 +56,8 @@ def _api_log(
     from prefprobe.choices.api.engine import ApiEngine
     from prefprobe.choices.api.judge import Judge
 
-    choices, budget, beat = job.config.choices, Budget(settings, Spend()), job.progress.check_stop
-    dialect = _dialect(job, "dialect.json")
+    choices, budget = job.config.choices, Budget(settings, Spend())
+    trial, dialect = Ledger(job.store, job.store.key, "dialect"), _dialect(job, "dialect.json")
     engine = ApiEngine(
         settings,
         stimulus,
@@ -63,10 +66,11 @@ def _api_log(
         budget=budget,
         dialect=dialect,
         samples=_samples(job),
-        beat=beat,
+        trial=_Trial(trial, job.progress),
     )
-    job.store.write_part("dialect.json", json_bytes(asdict(engine.dialect)))
-    job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}")
+    interview, interrupted = _interviewed(job, "dialect.json", engine.dialect, trial)
+    estimated = "" if engine.dialect.usage else "; tokens are estimated: the endpoint reports none"
+    job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}{estimated}")
     *closed, answers = _logs(job, engine.identity)
     log = ChoiceLog(
         engine,
@@ -74,16 +78,37 @@ def _api_log(
         prompts,
         answers,
         job.progress,
-        interview=sum((each.spend for each in closed), engine.dialect.spend),
+        interview=sum((each.spend for each in closed), interview),
+        interrupted=interrupted,
         min_label_mass=choices.min_label_mass,
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
-        log.judge = Judge(settings, stimulus, choices.part, budget, _dialect(job, "judge.json"), beat)
-        job.store.write_part("judge.json", json_bytes(asdict(log.judge.dialect)))
+        trial, dialect = Ledger(job.store, job.store.key, "judge"), _dialect(job, "judge.json")
+        log.judge = Judge(settings, stimulus, choices.part, budget, dialect, _Trial(trial, job.progress))
+        interview, interrupted = _interviewed(job, "judge.json", log.judge.dialect, trial)
         log.judgements = _logs(job, log.judge.identity)[-1]
-        log.interview += log.judge.dialect.spend
+        log.interview += interview
+        log.interrupted += interrupted
     budget.spent = log.spend
+    again = log.repeated.requests
+    if again:
+        job.progress.line(f"{job.node.id}: answers that were paid and lost with a process that was killed: {again}")
     return log
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The `Save` of an interview, in which a requested stop takes effect too."""
+
+    ledger: Ledger
+    progress: Progress
+
+    def __call__(self, answers: Sequence[Answer]) -> None:
+        self.ledger(answers)
+        self.progress.check_stop()
+
+    def owe(self, costs: Mapping[str, Spend]) -> None:
+        self.ledger.owe(costs)
 
 
 def _samples(job: Job) -> list[tuple[str, str]]:
@@ -96,9 +121,27 @@ def _samples(job: Job) -> list[tuple[str, str]]:
 
 def _dialect(job: Job, name: str) -> "Dialect | None":
     """The dialect that this step began with, None if it begins now."""
+    return _read_dialect(job, name)[0] if name in job.store.parts() else None
+
+
+def _interviewed(job: Job, name: str, dialect: "Dialect", trial: Ledger) -> tuple[Spend, Spend]:
+    """Keep a dialect if none is kept yet. Returns what the one cost that is kept, and what other processes have spent on
+    finding one.
+    """
+    if name not in job.store.parts():
+        job.store.write_part(name, json_bytes(asdict(dialect) | {"process": trial.process}))
+    kept, process = _read_dialect(job, name)
+    left = left_by(job.store, job.store.key, trial.name)
+    return kept.spend, sum((each.cost() for by, each in left.items() if by != process), Spend())
+
+
+def _read_dialect(job: Job, name: str) -> "tuple[Dialect, str]":
+    """What is kept, and which process found it out."""
     from prefprobe.choices.api.dialect import Dialect
 
-    return Dialect(**read_json(job.store.read_part(name))) if name in job.store.parts() else None
+    saved = read_json(job.store.read_part(name))
+    process = saved.pop("process", "")
+    return Dialect(**saved), process
 
 
 def _logs(job: Job, identity: Mapping[str, Any]) -> list[AnswerLog]:

@@ -9,10 +9,9 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import INTERVIEWED, ApiEngine
-from prefprobe.choices.engine import Engine
+from prefprobe.choices.engine import Engine, Spend
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.errors import BadConfig, PrefprobeError
@@ -118,6 +117,7 @@ def _price(study: Study, api: ApiSettings, dialect: "Dialect", told: Told) -> It
     spent = spend + dialect.spend
     dollars = f", {rough_dollars(spent.dollars)}" if spent.dollars else ""
     asked = f"{count(spent.prompt_tokens)} prompt and {count(spent.completion_tokens)} answer tokens"
+    asked += "" if dialect.usage else " (estimated: the endpoint reports none)"
     yield (
         "spent",
         f"{asked}{dollars}, of which {count(dialect.prompt_tokens + dialect.completion_tokens)} to find this out",

@@ -405,7 +405,9 @@ class ApiSettings(Settings):
     prices: Prices | None = Field(default=None, description="needed for budget_usd where the provider reports no cost")
     budget_usd: float | None = Field(default=None, gt=0, description="what one step may cost; null: no limit")
     budget_tokens: int | None = Field(
-        default=None, gt=0, description="prompt and completion tokens of one step; null: no limit"
+        default=None,
+        gt=0,
+        description="prompt and completion tokens of one step, estimated where none are reported; null: no limit",
     )
     extra: Extra = Field(
         default_factory=dict, description="further fields of every request: provider, reasoning, top_p"
@@ -487,7 +489,9 @@ class ChoiceSettings(Settings):
         "prompt; 0 never stops; part of no key",
     )
     part: int = Field(
-        default=192, ge=2, description="choices measured between two saves; at most this many are repeated"
+        default=192,
+        ge=2,
+        description="choices between two saves, which a kill repeats at most; those of an API are saved each second as well",
     )
 
     @model_validator(mode="after")

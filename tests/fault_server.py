@@ -5,13 +5,15 @@ In a test: `with FaultServer(Behaviour(fault_rate=0.5)) as server: … server.ur
 
 What a text is worth stands in it, as in `u=+0.53`. The answer depends on messages, seed and temperature; whether an
 attempt fails, and how, depends on the body and on how often that body has been asked. So a client that loses nothing and
-counts nothing twice ends up with the same answers with faults and without.
+counts nothing twice ends up with the same answers with faults and without. A server that is `random` answers otherwise
+whenever it is asked, and to the end, whoever has gone away: it counts what a provider would send a bill for.
 """
 
 import argparse
 import asyncio
 import hashlib
 import json
+import random
 import re
 import threading
 import time
@@ -106,6 +108,12 @@ class Behaviour:
     """`field`, `tags` or not at all."""
     thought: int = 50
     """Tokens of a thought; an answer of fewer tokens has no content."""
+    random: bool = False
+    """Whether it answers by chance, at another length each time, and works on what nobody waits for any more."""
+    usage: str = "all"
+    """What is said of tokens: a name in USAGES."""
+    cost: float = 0.0
+    """US dollars of a token, as reported with the tokens; not at all if 0."""
     fault_rate: float = 0.0
     """Fraction of attempts that fail."""
     faults: tuple[str, ...] = FAULTS
@@ -161,7 +169,8 @@ class FaultServer:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/forget", self._forget)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
+        until_it_is_gone = not self.behaviour.random
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=until_it_is_gone, shutdown_timeout=0.05)
         await runner.setup()
         site = web.TCPSite(runner, host, port)
         await site.start()
@@ -249,6 +258,7 @@ class FaultServer:
             return _error(400, "The request was rejected by our content policy.", "content_policy_violation")
         await asyncio.sleep(behaviour.delay)
         completion = self._completed(body)
+        completion["usage"] = USAGES[behaviour.usage](completion["usage"], self._ids)
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "duplicate" and self._last is not None:
@@ -270,6 +280,9 @@ class FaultServer:
             return web.json_response(completion | {"choices": [choice]})
         if fault == "other model":
             return web.json_response(completion | {"model": f"{behaviour.model}-mini"})
+        if behaviour.random:  # it is done, whether anybody hears of it or not
+            self.answers[digest] += 1
+            return web.json_response(completion)
         if fault in ("cut", "trickle"):
             done = await _written(request, data, kind, fault, behaviour.trickle)
         else:
@@ -303,6 +316,7 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
     """A completion without an id."""
     limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or 10**6)
     drawn = json.dumps([body["messages"], body.get("seed")], sort_keys=True)
+    drawn = str(random.random()) if behaviour.random else drawn
     p_a, temperature = p_first(behaviour, body), float(body.get("temperature", 1.0))
     label, head = _chosen(drawn, p_a, temperature), behaviour.label_mass
     given = _given_beginning(behaviour, body)
@@ -313,6 +327,8 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
         path, head = ("I", "'d", " take", " the", " first" if label == "A" else " second", " one", "."), min(head, 0.4)
     if given:
         path = (f" {label}", ":", *_TASK)
+    if behaviour.random:
+        path = path[: random.randrange(3, min(limit, len(path)))]
     spent, message = min(len(path), limit), _message(behaviour, path, limit)
     if given and behaviour.repeats:
         message["content"] = given + message["content"]
@@ -335,8 +351,23 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
         "model": behaviour.model,
         "provider": behaviour.provider,
         "choices": [choice],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": spent, "total_tokens": prompt + spent},
+        "usage": {"prompt_tokens": prompt, "completion_tokens": spent, "total_tokens": prompt + spent}
+        | ({"cost": behaviour.cost * (prompt + spent)} if behaviour.cost else {}),
     }
+
+
+USAGES: dict[str, Callable[[Body, int], Body | None]] = {
+    "all": lambda usage, _: usage,
+    "none": lambda usage, _: None,
+    "zeros": lambda usage, _: dict.fromkeys(usage, 0),
+    "words": lambda usage, _: dict.fromkeys(usage, "unknown"),
+    "prompt": lambda usage, _: {"prompt_tokens": usage["prompt_tokens"]},
+    "completion": lambda usage, _: {"completion_tokens": usage["completion_tokens"]},
+    "total": lambda usage, _: {"total_tokens": usage["total_tokens"]},
+    "no completion": lambda usage, _: usage | {"completion_tokens": 0},
+    "every other": lambda usage, number: usage if number % 2 else None,
+}
+"""What is said of tokens, by what they are and the number of the answer."""
 
 
 def _each(write: Callable[[Body], Body]) -> Callable[[Body, list[Body]], None]:

@@ -58,6 +58,30 @@ class StepContract:
     def objects(self, url: str) -> ObjectStore:
         return ObjectStore.open(url)
 
+    def test_notes_are_replaced_by_whoever_wrote_them_and_are_no_parts(self, objects: ObjectStore) -> None:
+        store = step_store(objects)
+        assert store.notes() == {}
+        for data in (b"1", b"22", b"3"):
+            store.note("answers-b", data)
+            assert step_store(objects).notes() == {"answers-b": data}
+        store.note("answers-a", b"4")
+        assert list(store.notes().items()) == [("answers-a", b"4"), ("answers-b", b"3")]
+        assert step_store(objects, "probe").notes() == {}
+        assert store.parts() == {}
+        assert objects.get(f"steps/measure/{KEY}/notes/answers-a.json") == b"4"
+
+    def test_parts_of_one_kind_are_read_in_the_order_of_their_names(self, objects: ObjectStore) -> None:
+        store = step_store(objects)
+        assert list(store.read_parts("answers-")) == []
+        for number in (2, 0, 10, 1):
+            store.write_part(f"answers-{number:03d}.json", b"%d" % number)
+        store.write_part("round-000.json", b"r")
+        assert list(store.read_parts("answers-")) == [b"0", b"1", b"2", b"10"]
+        assert list(store.read_parts("round")) == [b"r"]
+        objects.delete(cas_key(store.parts()["answers-001.json"].digest))
+        with pytest.raises(InputMissing, match=r"part answers-001\.json of step measure\) is absent"):
+            list(store.read_parts("answers-"))
+
     def test_a_step_is_finished_by_its_manifest(self, url: str) -> None:
         objects = Recording.open(url)
         store = step_store(objects)

@@ -39,7 +39,7 @@ def described(page: str = PAGE) -> dict[str, Names]:
         assert f"{step}/{title}" not in files, f"{step}/{title} stands twice"
         files[f"{step}/{title}"] = {name: kind.strip() for name, kind in _ROW.findall(body)}
         alike |= {f"{step}/{title}": found[1] for found in [_AS.search(body)] if found}
-    return {name: files[alike.get(name, name)] for name in files}
+    return {name: files[alike.get(name, name)] | files[name] for name in files}
 
 
 def differences(files: Iterable[tuple[str, bytes]], page: str = PAGE) -> tuple[list[str], list[str]]:
@@ -88,6 +88,7 @@ def stored(store: Path) -> Iterator[tuple[str, bytes]]:
         yield from ((f"{manifest['step']}/{name}", read(output)) for name, output in manifest["outputs"].items())
     for path in sorted(store.glob("steps/*/*/parts/*.json")):
         yield f"Parts/{path.stem}", read(json.loads(path.read_text()))
+    yield from ((f"Notes/{path.name}", path.read_bytes()) for path in sorted(store.glob("steps/*/*/notes/*")))
     yield from (("Records/run.json", path.read_bytes()) for path in sorted(store.glob("runs/*/run.json")))
 
 

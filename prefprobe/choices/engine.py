@@ -1,6 +1,6 @@
 """What asks and what answers: the contract between the choice log and anything that can choose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -54,6 +54,59 @@ class Answer:
     """US dollars; 0 where nothing is known of prices."""
     losses: tuple[str, ...] = ()
     """The cause of each attempt that was lost before this one: `429`, `timeout`, `cut body`."""
+    estimated: bool = False
+    """Whether the provider has not said how many tokens it took."""
+
+    @property
+    def requests(self) -> int:
+        """How often the provider has worked on it, or may have: 0 for a question that it turned down at once."""
+        return (not self.finish.startswith("failed")) + sum(map(may_cost, self.losses))
+
+
+def may_cost(cause: str) -> bool:
+    """Whether an attempt lost by this cause may have been worked on: a timeout, a body cut off, an answer turned away. A
+    status of the provider's, or no connection, is free.
+    """
+    return not (cause[:3].isdigit() or cause.startswith("connect"))
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What answers cost, attempts that were lost included where they may have been worked on."""
+
+    requests: int = 0
+    """Answers, and such attempts."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    dollars: float = 0.0
+
+    @classmethod
+    def of(cls, answers: Iterable[Answer]) -> "Spend":
+        """The sum over some answers."""
+        some = list(answers)
+        return cls(
+            sum(a.requests for a in some),
+            sum(a.prompt_tokens for a in some),
+            sum(a.completion_tokens for a in some),
+            sum(a.cost for a in some),
+        )
+
+    def __add__(self, other: "Spend") -> "Spend":
+        return Spend(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.dollars + other.dollars,
+        )
+
+    def per(self, requests: int) -> "Spend":
+        """What so many requests cost that are like these on average, tokens rounded up; nothing if these are none."""
+        if not self.requests:
+            return Spend()
+        prompt, completion = (
+            -(-tokens * requests // self.requests) for tokens in (self.prompt_tokens, self.completion_tokens)
+        )
+        return Spend(requests, prompt, completion, self.dollars * requests / self.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +122,18 @@ class Reading:
     """Whether one label was too improbable to be listed: the logit is then at least as far from zero as it says."""
 
 
-Save = Callable[[Sequence[Answer]], None]
-"""Takes answers that have come."""
+class Save(Protocol):
+    """Who is told of questions that go out, and takes answers that have come."""
+
+    def __call__(self, answers: Sequence[Answer], /) -> None:
+        """Keep these answers."""
+        ...
+
+    def owe(self, costs: Mapping[str, Spend], /) -> None:
+        """What each question will have cost if its answer never comes, by its id; all before is replaced. More than before
+        is written down when this returns, so an engine that is paid calls it before anything goes out.
+        """
+        ...
 
 
 class Engine(Protocol):

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import expit
 
-from prefprobe.choices.answers import AnswerLog, Spend, answers_table
-from prefprobe.choices.engine import ALONE, TOOL_CALLS, Answer, Engine, Question, Reading, Save
+from prefprobe.choices.answers import AnswerLog, answers_table
+from prefprobe.choices.engine import ALONE, TOOL_CALLS, Answer, Engine, Question, Reading, Save, Spend
 from prefprobe.choices.label_mass import LabelMass
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
@@ -58,6 +58,8 @@ class ChoiceLog:
     """The judge's answers; there if `judge` is."""
     interview: Spend = field(default_factory=Spend)
     """What it took to find out how to ask."""
+    interrupted: Spend = field(default_factory=Spend)
+    """What that took of processes that were killed before they knew."""
     min_label_mass: float = 0.0
     """Mean label mass of an exact engine below which measuring stops, see `LabelMass`; 0 never stops."""
     asked: dict[str, Answer] = field(default_factory=dict)
@@ -96,7 +98,14 @@ class ChoiceLog:
     @property
     def spend(self) -> Spend:
         """What this step has paid so far, in this process and before it, the judge included."""
-        return sum((log.spend for log in (self.answers, self.judgements) if log), self.interview)
+        return sum((log.spend for log in (self.answers, self.judgements) if log), self.interview + self.interrupted)
+
+    @property
+    def repeated(self) -> Spend:
+        """Of `spend`, what is paid for answers that came to nothing because a process was killed, so that questions were
+        asked again, or because two processes asked at once.
+        """
+        return sum((log.repeated for log in (self.answers, self.judgements) if log), self.interrupted)
 
     def account(self, choices: pa.Table) -> dict[str, Any]:
         """What came of asking for `choices`, and what was paid, as plain JSON: every answer that says nothing, attempt
@@ -109,7 +118,9 @@ class ChoiceLog:
             **nothing_said(choices),
             **({TOOL_CALLS: calls} if calls else {}),
             **{name: sum(choices.column(name).to_pylist()) for name in ("judged", "bounded")},
+            "estimated": sum(a.estimated for a in answers),
             "spend": asdict(self.spend),
+            "repeated": asdict(self.repeated),
             "losses": _counted(loss for a in answers for loss in a.losses),
             "alone": sum(a.finish == ALONE for a in answers),
             "failures": _counted(a.finish for a in answers if a.finish.startswith("failed")),
@@ -122,12 +133,7 @@ class ChoiceLog:
 
     def _watched(self, questions: Sequence[Question], save: Save) -> None:
         """See `Engine.answer`; stops where the label mass is too low."""
-
-        def note(answers: Sequence[Answer]) -> None:
-            save(answers)
-            self._label_mass.note(answers)
-
-        self.engine.answer(questions, note)
+        self.engine.answer(questions, _Watched(save, self._label_mass))
 
     def _judge(self, unparsed: Mapping[str, Answer]) -> dict[str, Reading]:
         """What the judge makes of answers; those that it cannot tell either are left out."""
@@ -153,6 +159,21 @@ class ChoiceLog:
             task_a=task_a,
             task_b=task_b,
         )
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A `Save` that looks at the label mass of what it takes."""
+
+    save: Save
+    label_mass: LabelMass
+
+    def __call__(self, answers: Sequence[Answer]) -> None:
+        self.save(answers)
+        self.label_mass.note(answers)
+
+    def owe(self, costs: Mapping[str, Spend]) -> None:
+        self.save.owe(costs)
 
 
 def _row(question: Question, round_: int, reading: Reading, judged: bool) -> dict[str, Any]:

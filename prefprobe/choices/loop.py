@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
 
-from prefprobe.choices.answers import Spend
+from prefprobe.choices.engine import Spend
 from prefprobe.choices.log import ChoiceLog, comparisons, nothing_said
 from prefprobe.choices.pairs import Pairs, initial_pairs, select_pairs
 from prefprobe.errors import BadConfig

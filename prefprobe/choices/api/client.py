@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -57,6 +57,20 @@ class Reply:
     """The cause of each attempt that was lost before."""
     means: PrefprobeError | None = None
     """What it means if any other call fares the same, of a client that is on trial."""
+    asked: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """JSON of the request."""
+
+
+class Watch:
+    """Who is told what becomes of single attempts; this one does not care. The first one of a call is begun as the call is
+    pulled, and the last one is over as its reply is delivered.
+    """
+
+    def again(self, call: Call, losses: tuple[str, ...]) -> None:
+        """Another attempt goes out after these were lost, unless this raises."""
+
+    def lost(self, call: Call, losses: tuple[str, ...]) -> None:
+        """The call is not on its way any more; these attempts were lost so far, and one more if it was free."""
 
 
 class Client:
@@ -91,7 +105,13 @@ class Client:
         """The most attempts that were on their way at once."""
         return self.pace.widest
 
-    def run(self, calls: Iterable[Call], deliver: Callable[[Reply], None], beat: Callable[[], None]) -> None:
+    def run(
+        self,
+        calls: Iterable[Call],
+        deliver: Callable[[Reply], None],
+        beat: Callable[[], None],
+        watch: Watch = Watch(),  # noqa: B008  it has no state
+    ) -> None:
         """Ask for all `calls`, pulled one by one as there is room, and `deliver` each reply once, as it comes.
 
         `beat` is called about once a second. If either raises, nothing new is asked; what is on its way is waited for
@@ -99,7 +119,7 @@ class Client:
         `total_timeout` or wants to be paid, BadConfig for one that refuses the key, does not know the model, or answers in
         a form that is none.
         """
-        every = _Run(self, deliver, beat).all(iter(calls))
+        every = _Run(self, deliver, beat, watch).all(iter(calls))
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -112,8 +132,10 @@ class Client:
 class _Run:
     """One pass over some calls: a scheduler that says when an attempt may start, and one task for each call begun."""
 
-    def __init__(self, client: Client, deliver: Callable[[Reply], None], beat: Callable[[], None]) -> None:
-        self._client, self._deliver, self._beat = client, deliver, beat
+    def __init__(
+        self, client: Client, deliver: Callable[[Reply], None], beat: Callable[[], None], watch: Watch
+    ) -> None:
+        self._client, self._deliver, self._beat, self._watch = client, deliver, beat, watch
         self._begun: set[asyncio.Task[None]] = set()
         # calls that wait for another attempt, a heap by when it is due: its tokens, and what is told when it may start
         self._again: list[tuple[float, int, int, asyncio.Future[float]]] = []
@@ -195,16 +217,23 @@ class _Run:
         before = sent = began
         while True:
             try:
+                if losses:
+                    self._watch.again(call, losses)
                 body = await client.wire.attempt(session, call.body)
             except TurnedDown as no:
                 if no.means is not None and not client.trial:
+                    self._guarded(self._watch.lost, call, losses)
                     raise no.means from None
-                self._win(Reply(call.id, None, str(no), losses, no.means))
+                self._win(Reply(call.id, None, str(no), losses, no.means, call.body))
                 return
+            except PrefprobeError:
+                self._guarded(self._watch.lost, call, losses)
+                raise
             except Lost as lost:
                 now, others_answered = monotonic(), self._answered > before
                 self._lose(lost, sent, now)
                 losses += (lost.cause,)
+                self._guarded(self._watch.lost, call, losses)
                 if (
                     client.trial
                     and lost.said
@@ -223,7 +252,7 @@ class _Run:
                     return
                 due = now + max(backoff(len(losses)), min(lost.wait or 0.0, client.patience))
             else:
-                self._win(Reply(call.id, body, "", losses))
+                self._win(Reply(call.id, body, "", losses, asked=call.body))
                 return
             finally:
                 client.pace.land()
@@ -236,7 +265,7 @@ class _Run:
         means = TemporaryFailure(
             f"{self._client.wire.base_url} answers nothing but an error ({said}); run again later."
         )
-        return Reply(call.id, None, said, losses, means)
+        return Reply(call.id, None, said, losses, means, call.body)
 
     async def _turn(self, due: float, tokens: int) -> float:
         """Wait until another attempt is due and may start; returns when that is."""
@@ -280,7 +309,7 @@ class _Run:
             "saved, and the same command goes on from there."
         )
 
-    def _guarded(self, do: Callable[..., None], *given: Reply) -> None:
+    def _guarded(self, do: Callable[..., None], *given: object) -> None:
         """Do it; the first error of all is kept, and stops the run."""
         try:
             do(*given)
@@ -290,4 +319,4 @@ class _Run:
 
 def _given_up(call: Call, patience: float, losses: tuple[str, ...]) -> Reply:
     causes = ", ".join(f"{n} × {cause}" for cause, n in Counter(losses).most_common())
-    return Reply(call.id, None, f"no answer within {patience:g} s: {causes}", losses)
+    return Reply(call.id, None, f"no answer within {patience:g} s: {causes}", losses, asked=call.body)

@@ -12,7 +12,6 @@ from typing import Any
 
 from scipy.special import expit
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
 from prefprobe.choices.api.replies import (
     ALONE,
@@ -26,7 +25,7 @@ from prefprobe.choices.api.replies import (
     to_answer,
     unlisted,
 )
-from prefprobe.choices.engine import Reading
+from prefprobe.choices.engine import Reading, Spend
 from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
 from prefprobe.errors import BadConfig
@@ -97,16 +96,19 @@ class Dialect:
     distinct_ids: bool = False
     """Whether every reply has an id of its own, so that an id seen before tells a duplicate."""
     reports_cost: bool = False
+    usage: bool = True
+    """Whether every reply says how many tokens it took; they are estimated where one does not."""
     reasons: bool = False
     """Whether the model thinks before it answers."""
     label_mass: float | None = None
     """Mean probability that an answer begins with a label, over the sample pairs; None if none was listed."""
     why: str = ""
     """Why answers are sampled, or probabilities read off, in words."""
+    requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    """What finding out has taken, in tokens and US dollars."""
+    """What finding out has taken: answers, tokens and US dollars."""
 
     @property
     def exact(self) -> bool:
@@ -115,8 +117,8 @@ class Dialect:
 
     @property
     def spend(self) -> Spend:
-        """What finding out has taken; its requests are no answers and do not count."""
-        return Spend(0, self.prompt_tokens, self.completion_tokens, self.cost)
+        """What finding out has taken."""
+        return Spend(self.requests, self.prompt_tokens, self.completion_tokens, self.cost)
 
     def body(
         self, settings: ApiSettings, user: str, system: str | None, temperature: float, seed: int | None
@@ -186,7 +188,7 @@ class Interview:
             model=str(bodies[0].get("model") or ""),
             provider=str(bodies[0].get("provider") or ""),
             distinct_ids=all(ids) and len(set(ids)) == len(ids) > 1,
-            reports_cost=reported_cost(bodies[0]) is not None,
+            reports_cost=any(map(reported_cost, bodies)),
             why=f"{mode}: {reason}{calls}",
         )
 

@@ -1,27 +1,22 @@
 """One model behind an API: asked in its dialect, within a budget, its answers handed on as they come."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import takewhile
 from urllib.parse import urlsplit
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.access import Access
+from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.dialect import Dialect, Interview
-from prefprobe.choices.api.replies import Body, complaint, finish, logprobs, to_answer
-from prefprobe.choices.engine import TOOL_CALLS, Answer, Save
+from prefprobe.choices.api.replies import Body, complaint, expected, finish, limit, logprobs, to_answer
+from prefprobe.choices.engine import TOOL_CALLS, Answer, Save, Spend
+from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
-from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
+from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.numbers import listed
-from prefprobe.settings import ApiSettings
-
-SAVE_EVERY = 5.0
-"""Seconds between two saves; a process that is killed loses the answers of so many at most."""
+from prefprobe.settings import ApiSettings, Prices
 
 _SHOWN = 60  # characters of a model's name
 _STRANGERS, _SHARE = 10, 0.2
@@ -49,7 +44,10 @@ class Budget:
 
 
 class Endpoint:
-    """A model that is asked over the network: speaks its dialect, keeps to the budget, hands answers on in parts."""
+    """A model that is asked over the network: speaks its dialect, keeps to the budget, hands answers on in parts.
+
+    Without a dialect it is asked for one, and `trial` is told of these questions.
+    """
 
     def __init__(
         self,
@@ -60,9 +58,10 @@ class Endpoint:
         samples: Sequence[str],
         labels: Labels | None = None,
         dialect: Dialect | None = None,
-        beat: Callable[[], None] = lambda: None,
+        trial: Save | None = None,
     ) -> None:
         self.settings, self._budget, self._part = settings, budget, part
+        self._paid = Spend() if dialect is None else dialect.spend
         self._host = urlsplit(settings.base_url).hostname or ""
         self._temperature = temperature
         self._seen: set[str] = set()
@@ -73,8 +72,8 @@ class Endpoint:
             Access.of(settings.for_judge())  # a variable that is not set shows before anything is asked
         self._client = Client(access, settings.transport, self._inspect)
         if dialect is None:  # an address or a server that is wrong from the start shows early
-            trial = Client(access, settings.transport, self._inspect, trial=True)
-            dialect = self._interview(trial, samples, labels, beat)
+            client = Client(access, settings.transport, self._inspect, trial=True)
+            dialect = self._interview(client, Ledger() if trial is None else trial, samples, labels)
         self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
             raise BadConfig(
@@ -89,66 +88,69 @@ class Endpoint:
 
     def ask(self, calls: Iterable[Call], save: Save) -> None:
         """Make the calls in the given order while the budget lasts; see `Engine.answer` for `save`."""
-        waiting: list[Answer] = []
-        saved = time.monotonic()
 
-        def hand_over() -> None:
-            nonlocal waiting, saved
-            some, waiting = waiting, []
-            saved = time.monotonic()
-            save(some)
+        def read(reply: Reply) -> Answer:
+            return self._paid_for(reply, self._labels)
 
-        def deliver(reply: Reply) -> None:
-            answer = to_answer(reply, self._host, self.settings.prices, self._labels)
-            self._budget.pay([answer])
-            waiting.append(answer)
-            if len(waiting) >= self._part or time.monotonic() - saved >= SAVE_EVERY:
-                hand_over()
+        Asking(self._client, save, self._part, read=read, cost=self._expected, more=lambda: self._budget.left).run(
+            calls
+        )
 
-        def beat() -> None:
-            if time.monotonic() - saved >= SAVE_EVERY:
-                hand_over()
-            else:
-                save([])
-
-        try:
-            self._client.run(takewhile(lambda _: self._budget.left, calls), deliver, beat)
-        except BaseException:
-            with suppress(PrefprobeError):  # the first error goes on
-                hand_over()
-            raise
-        hand_over()
-
-    def _interview(
-        self, client: Client, samples: Sequence[str], labels: Labels | None, beat: Callable[[], None]
-    ) -> Dialect:
-        before = self._budget.spent
+    def _interview(self, client: Client, save: Save, samples: Sequence[str], labels: Labels | None) -> Dialect:
+        estimated = False
 
         def ask(bodies: Sequence[Body]) -> list[Reply]:
             replies: dict[str, Reply] = {}
+
+            def read(reply: Reply) -> Answer:
+                nonlocal estimated
+                answer = self._paid_for(reply, None)
+                estimated = estimated or answer.estimated
+                replies[reply.id] = reply
+                return answer
+
             calls = [_call(f"sample {i}", body) for i, body in enumerate(bodies)]
-            client.run(calls, lambda reply: replies.update({reply.id: reply}), beat)
+            Asking(client, save, self._part, read=read, cost=self._expected, more=lambda: True).run(calls)
             some = [replies[call.id] for call in calls]
             lost = next((r.error for r in some if r.body is None and not r.error[:3].isdigit()), None)
             if lost is not None:
                 raise TemporaryFailure(f"{self.settings.base_url}: {lost}; run again later.")
-            self._budget.pay(to_answer(reply, self._host, self.settings.prices, None) for reply in some)
             return some
 
         found = Interview(ask, self.settings, self._temperature, samples[0], samples[1:], labels).dialect()
         names, self._answered_by = sorted(self._answered_by), Counter()
         if not all(self._expects(name, names[0]) for name in names):
             raise BadConfig(
-                f"{self._whom}: answers come from {_named(names)}{self._expected()}; if all of them are the model that you "
+                f"{self._whom}: answers come from {_named(names)}{self._allowed}; if all of them are the model that you "
                 f"mean, set `served` to [{', '.join(names)}], else ask for one by its whole name in `model`."
             )
-        after = self._budget.spent
         return replace(
             found,
-            prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-            completion_tokens=after.completion_tokens - before.completion_tokens,
-            cost=after.dollars - before.dollars,
+            usage=not estimated,
+            requests=self._paid.requests,
+            prompt_tokens=self._paid.prompt_tokens,
+            completion_tokens=self._paid.completion_tokens,
+            cost=self._paid.dollars,
         )
+
+    def _paid_for(self, reply: Reply, labels: Labels | None) -> Answer:
+        answer = to_answer(reply, self._host, self._prices, labels)
+        self._budget.pay([answer])
+        self._paid += Spend.of([answer])
+        return answer
+
+    @property
+    def _prices(self) -> Prices | None:
+        """Those of the settings; else, for answers without a cost, the mean of those that came with one."""
+        tokens = self._paid.prompt_tokens + self._paid.completion_tokens
+        if self.settings.prices is not None or not self._paid.dollars or not tokens:
+            return self.settings.prices
+        each = 1e6 * self._paid.dollars / tokens
+        return Prices(prompt=each, completion=each)
+
+    def _expected(self, call: Call) -> Spend:
+        """What a call may cost: the mean of all so far, and before the first what it can cost at most."""
+        return self._paid.per(1) if self._paid.requests else expected(call.body, self._prices)
 
     def _inspect(self, body: Body) -> str | None:
         """Why a reply is no answer, so that the question is asked again; None for one that is."""
@@ -173,7 +175,8 @@ class Endpoint:
         names = self.settings.served
         return any(model == name or fnmatchcase(model, name) for name in names) if names else first in ("", model)
 
-    def _expected(self) -> str:
+    @property
+    def _allowed(self) -> str:
         return f", and `served` is [{', '.join(self.settings.served)}]" if self.settings.served else ""
 
     def _bear(self, model: str) -> None:
@@ -202,5 +205,4 @@ def _named(models: Iterable[str]) -> str:
 
 def _call(id_: str, body: Body) -> Call:
     characters = sum(len(turn["content"]) for turn in body["messages"])
-    most = body.get("max_tokens") or body.get("max_completion_tokens") or 0
-    return Call(id_, body, characters // 4 + most)
+    return Call(id_, body, characters // 4 + limit(body))

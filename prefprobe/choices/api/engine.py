@@ -1,15 +1,14 @@
 """The API engine: choices of a model behind any OpenAI-compatible endpoint, sampled or from listed log-probabilities."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Call
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget, Endpoint
-from prefprobe.choices.engine import Answer, Question, Reading, Save
+from prefprobe.choices.engine import Answer, Question, Reading, Save, Spend
 from prefprobe.choices.reading import Labels, read_probabilities, read_text
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
@@ -34,8 +33,8 @@ class ApiEngine:
 
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
     on later gives it. Without it the endpoint is asked about `samples`, at least two pairs of texts such as will be asked
-    later, which raises BadConfig for settings that it cannot be asked with; `beat` is called about once a second meanwhile, and
-    may raise.
+    later, which raises BadConfig for settings that it cannot be asked with; `trial` is told of these questions, and what
+    they cost, and about once a second of nothing, and may raise.
     """
 
     def __init__(
@@ -48,13 +47,13 @@ class ApiEngine:
         budget: Budget | None = None,
         dialect: Dialect | None = None,
         samples: Sequence[tuple[str, str]] = SAMPLES,
-        beat: Callable[[], None] = lambda: None,
+        trial: Save | None = None,
     ) -> None:
         budget = budget or Budget(settings, Spend())
         self._settings, self._stimulus, self._temperature = settings, stimulus, temperature
         labels = Labels.of(stimulus)
         messages = [stimulus.message(*pair) for pair in (PLAIN, *samples)]
-        self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect, beat)
+        self._endpoint = Endpoint(settings, budget, part, temperature, messages, labels, dialect, trial)
         self.dialect = self._endpoint.dialect
         self._labels = labels.after(self.dialect.prefill)
         self.exact = self.dialect.exact

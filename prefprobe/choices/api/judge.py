@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefprobe.choices.api.dialect import Dialect
@@ -49,11 +49,11 @@ class Judge:
         part: int,
         budget: Budget,
         dialect: Dialect | None = None,
-        beat: Callable[[], None] = lambda: None,
+        trial: Save | None = None,
     ) -> None:
         self._settings, self._stimulus, self._labels = settings.for_judge(), stimulus, Labels.of(stimulus)
         samples = [self._message(text) for text in (_SAMPLES[0], *_SAMPLES)]
-        self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect, beat=beat)
+        self._endpoint = Endpoint(self._settings, budget, part, 0.0, samples, dialect=dialect, trial=trial)
         self.dialect = self._endpoint.dialect
 
     @property

@@ -1,16 +1,24 @@
 """A provider's reply as an answer: its text, why it ended, and what it has cost."""
 
+import json
+from collections.abc import Mapping
 from math import inf
 from typing import Any
 
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.engine import TOOL_CALLS, Answer
+from prefprobe.choices.engine import TOOL_CALLS, Answer, Spend, may_cost
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
 from prefprobe.settings import Prices
 
 Body = dict[str, Any]
 """A chat completion as parsed JSON; nothing in it is taken for granted."""
+_TOKEN = 3
+"""UTF-8 bytes of a token where nobody counts them: a little less than in most languages, so that a budget errs on the safe
+side. Of a request all bytes count, the names of its fields for what a chat template adds."""
+
+_MOST = 1e12
+"""Nobody counts so many."""
 
 
 def _first_choice(body: Body) -> Body | None:
@@ -122,9 +130,8 @@ def _says(entry: object) -> bool:
 
 
 def reported_cost(body: Body) -> float | None:
-    """US dollars as the provider says."""
-    cost = _mapping(body.get("usage")).get("cost")
-    return float(cost) if isinstance(cost, int | float) else None
+    """US dollars as the provider says; None if it says nothing, or nothing but 0."""
+    return _number(_mapping(body.get("usage")).get("cost")) or None
 
 
 def to_answer(reply: Reply, host: str, prices: Prices | None, labels: Labels | None) -> Answer:
@@ -132,16 +139,27 @@ def to_answer(reply: Reply, host: str, prices: Prices | None, labels: Labels | N
 
     Tokens and cost include attempts that were lost although the provider may have worked on them: each counts like the
     one that came through, so that a budget errs on the safe side. A status of the provider's, or no connection, is free.
+    Tokens that the provider does not report are estimated.
     """
-    body = reply.body
+    body, lost = reply.body, sum(map(may_cost, reply.losses))
     if body is None:
-        return Answer(reply.id, "", f"failed: {reply.error}", provider=host, losses=reply.losses)
-    usage = _mapping(body.get("usage"))
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        each = expected(reply.asked, prices) if lost else Spend()
+        return Answer(
+            id=reply.id,
+            raw="",
+            finish=f"failed: {reply.error}",
+            provider=host,
+            prompt_tokens=each.prompt_tokens * lost,
+            completion_tokens=each.completion_tokens * lost,
+            cost=each.dollars * lost,
+            losses=reply.losses,
+            estimated=lost > 0,
+        )
+    prompt, completion, estimated = _tokens(body, reply.asked)
     cost = reported_cost(body)
     if cost is None:
-        cost = _price(prices, prompt, _count(_mapping(usage.get("prompt_tokens_details")), "cached_tokens"), completion)
-    times = 1 + sum(may_cost(cause) for cause in reply.losses)
+        details = _mapping(_mapping(body.get("usage")).get("prompt_tokens_details"))
+        cost = _price(prices, prompt, _count(details, "cached_tokens"), completion)
     said = text(body) or str(_message(body).get("refusal") or "")
     return Answer(
         id=reply.id,
@@ -149,16 +167,57 @@ def to_answer(reply: Reply, host: str, prices: Prices | None, labels: Labels | N
         finish=finish(body),
         model=str(body.get("model") or ""),
         provider=str(body.get("provider") or host),
-        prompt_tokens=prompt * times,
-        completion_tokens=completion * times,
-        cost=cost * times,
+        prompt_tokens=prompt * (1 + lost),
+        completion_tokens=completion * (1 + lost),
+        cost=cost * (1 + lost),
         losses=reply.losses,
+        estimated=estimated,
     )
 
 
-def may_cost(cause: str) -> bool:
-    """Whether an attempt lost by this cause may have been worked on: a timeout, a body cut off, an answer turned away."""
-    return not (cause[:3].isdigit() or cause.startswith("connect"))
+def expected(asked: Mapping[str, Any], prices: Prices | None) -> Spend:
+    """What one request may cost, before anything is known of its answer: that it is as long as it may be."""
+    prompt, completion = _estimate(asked), limit(asked)
+    return Spend(1, prompt, completion, _price(prices, prompt, 0, completion))
+
+
+def limit(asked: Mapping[str, Any]) -> int:
+    """Tokens that the answer to a request may have; 0 if it sets no limit."""
+    return int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 0)
+
+
+def _tokens(body: Body, asked: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """Tokens of prompt and answer, and whether one of them is estimated: every prompt has some, and what was said too."""
+    usage = _mapping(body.get("usage"))
+    prompt, completion, total = (_count(usage, f"{name}_tokens") for name in ("prompt", "completion", "total"))
+    said, estimated = _said(body, asked), False
+    if not prompt:
+        estimated = not 0 < completion < total
+        prompt = _estimate(asked) if estimated else total - completion
+    if not completion and said:
+        estimated = estimated or total <= prompt
+        completion = total - prompt if total > prompt else said
+    return prompt, completion, estimated
+
+
+def _said(body: Body, asked: Mapping[str, Any]) -> int:
+    """Tokens of an answer, thought included, by what can be seen of it: the length at which it was cut off, its listed
+    tokens, its bytes.
+    """
+    message = _message(body)
+    shown = text(body), message.get("refusal"), message.get("tool_calls")
+    thought = _estimate(message.get("reasoning_content") or message.get("reasoning") or "")
+    listed = _listed(body)
+    tokens = next((column for name in ("content", "tokens") if isinstance(column := listed.get(name), list)), [])
+    seen = len(tokens) or sum(_estimate(part) for part in shown if part)
+    cut_at = limit(asked) if finish(body) == "length" else 0
+    return max(cut_at, thought + seen) if thought else cut_at or seen
+
+
+def _estimate(value: object) -> int:
+    """Tokens of a text or of JSON, by its bytes, rounded up."""
+    written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return -(-len(written.encode("utf-8", "replace")) // _TOKEN)
 
 
 def _price(prices: Prices | None, prompt: int, cached: int, completion: int) -> float:
@@ -178,5 +237,9 @@ def _mapping(value: object) -> Body:
 
 
 def _count(usage: Body, name: str) -> int:
-    value = usage.get(name)
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(_number(usage.get(name)))
+
+
+def _number(value: object) -> float:
+    """A number that can count tokens or dollars; 0 for whatever cannot."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST else 0.0

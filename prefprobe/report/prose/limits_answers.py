@@ -15,7 +15,7 @@ _LONGEST = 200
 
 def answers(results: Results) -> list[str]:
     """One or two sentences each; none where every question got a plain answer."""
-    said = _spent(results.measure) + _neither(results) + _tool_calls(results) + _bounded(results)
+    said = _spent(results.measure) + _estimated(results) + _neither(results) + _tool_calls(results) + _bounded(results)
     return said + _failed(results) + _lost(results) + _answered_by(results) + _sampled(results) + _unmoved(results)
 
 
@@ -25,6 +25,20 @@ def _spent(measure: dict[str, dict[str, Any]]) -> list[str]:
         return []
     after = by_set({name: f"{count(found['n_choices'])} choices" for name, found in stopped.items()})
     return [f"Budget: measuring stopped because the budget was spent, after {after}; the last round is not whole."]
+
+
+def _estimated(results: Results) -> list[str]:
+    estimated = {
+        name: f"{count(found['estimated'])} of {count(found['n_choices'])} answers"
+        for name, found in results.accounts.items()
+        if found.get("estimated")
+    }
+    if not estimated:
+        return []
+    return [
+        f"Tokens: of {by_set(estimated)} the endpoint does not report the tokens. They are estimated, from the bytes of prompt "
+        "and answer rather too high than too low, and so is what prices and budgets make of them."
+    ]
 
 
 def _neither(results: Results) -> list[str]:

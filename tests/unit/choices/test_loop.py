@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from scipy.stats import spearmanr
 
-from prefprobe.choices.answers import AnswerLog, Spend
-from prefprobe.choices.engine import Answer, Outcome, Question, Reading
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.choices.engine import Answer, Outcome, Question, Reading, Save, Spend
 from prefprobe.choices.log import ChoiceLog, choose, comparisons
 from prefprobe.choices.loop import Measured, measure_utilities
 from prefprobe.choices.stimulus import Stimulus
@@ -50,7 +50,7 @@ class PlantedEngine:
         self.about: dict[str, Any] = {}
         self.asked: list[Question] = []
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+    def answer(self, questions: Sequence[Question], save: Save) -> None:
         if self.budget is not None:
             questions = questions[: max(0, self.budget - len(self.asked))]
         for start in range(0, len(questions), self.part):
@@ -230,7 +230,7 @@ def test_tasks_of_the_same_words_are_one_question(tmp_path: Path) -> None:
 def test_what_is_written_has_the_columns_it_always_had(tmp_path: Path) -> None:
     log = make_log(tmp_path, PlantedEngine(planted(2)))
     choices = log.measure(log.questions([("", "t000", "t001")], samples=1), 0)
-    of_answers = "id raw finish model provider prompt_tokens completion_tokens cost losses payer"
+    of_answers = "id raw finish model provider prompt_tokens completion_tokens cost losses estimated payer"
     of_choices = "choice_id round prompt_id task_a task_b repeat outcome p_a logit label_mass judged bounded"
     assert " ".join(log.raw_answers().column_names) == of_answers
     assert " ".join(choices.column_names) == of_choices
@@ -258,7 +258,7 @@ def test_another_parser_reads_the_same_answers_without_asking(tmp_path: Path) ->
         def read(self, answer: Answer) -> Reading:
             return Reading("refusal")
 
-        def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+        def answer(self, questions: Sequence[Question], save: Save) -> None:
             raise AssertionError("asked again")
 
     mu = planted(4)
@@ -284,7 +284,7 @@ class Fixed:
         self.identity: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
 
-    def answer(self, questions: Sequence[Question], save: Callable[[Sequence[Answer]], None]) -> None:
+    def answer(self, questions: Sequence[Question], save: Save) -> None:
         for part in self.parts:
             save(part)
 

@@ -768,6 +768,22 @@ def test_values_that_are_only_bounded_are_a_limit() -> None:
     assert rows["with only one label listed"][0] == (12, "12")
 
 
+def test_estimated_tokens_are_a_limit_and_what_was_paid_in_vain_has_rows() -> None:
+    plain = over_api(study())
+    assert "Tokens" not in " ".join(limits(plain))
+    assert "in vain" not in " ".join(name for name, _ in choice_tables.asked(plain))
+    results = over_api(study())
+    train, n = results.measure["train"], results.measure["train"]["n_choices"]
+    train |= {"estimated": n, "repeated": {"requests": 28, "prompt_tokens": 90, "completion_tokens": 8, "dollars": 0.5}}
+    said = [limit for limit in limits(results) if limit.startswith("Tokens")]
+    assert len(said) == 1
+    assert said[0].startswith(
+        f"Tokens: of {n:,} of {n:,} answers (train) the endpoint does not report the tokens. They are"
+    )
+    rows = {name: cells[0] for name, cells in choice_tables.asked(results) if "in vain" in name}
+    assert list(rows.values()) == [(28, "28"), (90, "90"), (8, "8"), (0.5, "0.5000")]
+
+
 def test_how_well_the_endpoint_agrees_with_own_weights_is_said() -> None:
     results = over_api(study())
     results.measure["eval"]["agreement"] |= {"r": 0.95, "r_low": 0.91, "r_high": 0.98}

@@ -10,19 +10,19 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.judge import Judge
+from prefprobe.choices.engine import Spend
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.config import load_config, parse_config
 from prefprobe.errors import BadConfig, PrefprobeError
 from prefprobe.settings import ApiSettings, ChoiceSettings, JudgeSettings, TransportSettings
 from prefprobe.store.keys import canonical_json, sha256
 from tests.fault_server import Behaviour, FaultServer
-from tests.questions import question
+from tests.questions import Saved, question
 
 SECRETS = {"MY_KEY": "sk-a-secret/key+1", "ORG_ID": 'org "quoted" &<x>', "SIG": "sig=with&signs/u"}
 AZURE = {"key": "MY_KEY", "key_header": "api-key", "query": {"api-version": "2024-10-21"}}
@@ -40,7 +40,7 @@ def settings_for(url: str, **given: Any) -> ApiSettings:
 
 def one_answer(settings: ApiSettings) -> ApiEngine:
     engine = ApiEngine(settings)
-    engine.answer([question("q", "Do a u=1", "Do b u=0")], lambda _: None)
+    engine.answer([question("q", "Do a u=1", "Do b u=0")], Saved())
     return engine
 
 

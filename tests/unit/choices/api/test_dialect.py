@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from prefprobe.choices.answers import Spend
 from prefprobe.choices.api.client import Reply
 from prefprobe.choices.api.dialect import MOST_TOKENS, Dialect, Interview
 from prefprobe.choices.api.replies import logprobs
+from prefprobe.choices.engine import Spend
 from prefprobe.choices.reading import Labels
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
@@ -130,8 +130,8 @@ def test_a_dialect_that_a_step_began_with_opens_again() -> None:
         "cost": 0.25,
     }
     dialect = Dialect(**kept)  # type: ignore[arg-type]
-    new = {"counted": False, "stream_options": False, "prefill": "", "prefill_by": ""}
-    assert asdict(dialect) == kept | {"refused": {}} | new
+    new: dict[str, Any] = {"refused": {}, "prefill": "", "prefill_by": "", "usage": True, "requests": 0}
+    assert asdict(dialect) == kept | new | {"counted": False, "stream_options": False}
     assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 

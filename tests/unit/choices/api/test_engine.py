@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from prefprobe.choices.answers import AnswerLog, Spend
-from prefprobe.choices.api import endpoint, pacing
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.choices.api import pacing
 from prefprobe.choices.api.dialect import PREFILLS, Dialect
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.judge import Judge
-from prefprobe.choices.engine import Answer, Engine, Question
+from prefprobe.choices.engine import Answer, Engine, Question, Spend
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
@@ -30,7 +30,7 @@ from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 from tests.fault_server import LISTINGS, Behaviour, FaultServer
-from tests.questions import question
+from tests.questions import Saved, question
 
 STIMULUS = Stimulus()
 TASKS = [f"Do {name} {{0}} u={worth:+.2f}" for name, worth in (("a", -1.0), ("b", 0.0), ("c", 0.5), ("d", 2.0))]
@@ -62,8 +62,8 @@ def engine_for(
 
 
 def answers(engine: Engine, asked: Sequence[Question]) -> dict[str, Answer]:
-    got: list[Answer] = []
-    engine.answer(asked, got.extend)
+    got = Saved()
+    engine.answer(asked, got)
     assert len({a.id for a in got}) == len(got)
     return {a.id: a for a in got}
 
@@ -465,14 +465,11 @@ def test_a_budget_in_dollars_needs_prices() -> None:
 
 
 @pytest.mark.parametrize("stops", [0, 1, 2])
-def test_a_stop_from_save_drains_and_hands_everything_over_once(stops: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "SAVE_EVERY", 0.05)
-    got: list[Answer] = []
+def test_a_stop_from_save_drains_and_hands_everything_over_once(stops: int) -> None:
     calls = 0
 
-    def save(some: Sequence[Answer]) -> None:
+    def stop(_: Sequence[Answer]) -> None:
         nonlocal calls
-        got.extend(some)
         calls += 1
         if calls > stops:
             raise Stopped(f"stop {calls}")
@@ -480,9 +477,9 @@ def test_a_stop_from_save_drains_and_hands_everything_over_once(stops: int, monk
     with FaultServer(Behaviour(delay=0.03)) as server:
         settings = settings_for(server)
         engine = ApiEngine(settings, part=5)
-        before = len(server.arrivals)
+        before, got = len(server.arrivals), Saved(stop)
         with pytest.raises(Stopped, match=f"stop {stops + 1}$"):
-            engine.answer(questions(repeats=4), save)
+            engine.answer(questions(repeats=4), got)
         sent = len(server.arrivals) - before
     assert len(got) == len({a.id for a in got}) == sent < 48
 
@@ -492,7 +489,7 @@ def test_save_is_called_while_nothing_comes() -> None:
     with FaultServer(Behaviour(delay=0.0)) as server:
         engine = engine_for(server)
         server.behaviour = replace(server.behaviour, delay=2.5)
-        engine.answer(questions()[:1], lambda some: calls.append(len(some)))
+        engine.answer(questions()[:1], Saved(lambda some: calls.append(len(some))))
     assert calls.count(0) >= 2
     assert sum(calls) == 1
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from prefprobe.choices.answers import AnswerLog, Spend
+from prefprobe.choices.answers import AnswerLog
 from prefprobe.choices.api import client, pacing
 from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.client import Call, Client
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.judge import Judge
-from prefprobe.choices.engine import Answer, Question
+from prefprobe.choices.engine import Answer, Question, Spend
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.progress import Stopped
 from prefprobe.settings import ApiSettings, JudgeSettings, TransportSettings
 from tests.fault_server import Behaviour, FaultServer
-from tests.questions import question
+from tests.questions import Saved, question
 
 WORTHS = {f"t{k}": f"Do {k} u={k / 4 - 1:+.2f}" for k in range(9)}
 PAIRS = [("", a, b) for a in WORTHS for b in WORTHS if a < b]
@@ -45,8 +45,8 @@ def questions() -> list[Question]:
 
 
 def answers(engine: ApiEngine, asked: Sequence[Question]) -> dict[str, Answer]:
-    got: list[Answer] = []
-    engine.answer(asked, got.extend)
+    got = Saved()
+    engine.answer(asked, got)
     return {answer.id: answer for answer in got}
 
 
@@ -70,8 +70,7 @@ def test_an_endpoint_that_only_streams_gives_the_same_answers(lists: bool, rejec
     assert all(body["stream"] for _, body in streams.arrivals)
     options = [body.get("stream_options") for _, body in streams.arrivals[-3:]]
     assert options == [None if "stream_options" in rejects else {"include_usage": True}] * 3
-    counted = {a.completion_tokens > 0 for a in other.values()}
-    assert counted == {"stream_options" not in rejects}
+    assert {a.estimated for a in other.values()} == {"stream_options" in rejects}
 
 
 def test_an_endpoint_that_only_streams_says_so_where_it_is_asked_for_no_stream() -> None:
@@ -113,7 +112,7 @@ def test_another_model_in_the_study_stops_it_before_much_is_billed(share: float)
         for k in range(20)
         for id_, a, b in [(q.id, q.first, q.second) for q in questions()]
     ]
-    got: list[Answer] = []
+    got = Saved()
     with FaultServer(script=other) as server:
         engine = ApiEngine(settings_for(server))
         asked = len(server.arrivals)
@@ -121,7 +120,7 @@ def test_another_model_in_the_study_stops_it_before_much_is_billed(share: float)
             r"answers came from planted-mini and not from planted; .*set `served` to \[planted, planted-mini\], which"
         )
         with pytest.raises(BadConfig, match=words):
-            engine.answer(many, got.extend)
+            engine.answer(many, got)
         assert len(server.arrivals) - asked < 10 / share + 60
         assert {a.model for a in got} <= {"planted"}  # what came of the right one is kept
 
@@ -220,12 +219,12 @@ def test_an_endpoint_that_never_ends_to_load_says_so_and_is_not_waited_for_after
         ):
             ApiEngine(settings_for(server, patience=0.5))
 
-        def beat() -> None:
+        def stop(_: Sequence[Answer]) -> None:
             raise Stopped("stopped")
 
         began = time.monotonic()
         with pytest.raises(Stopped):
-            ApiEngine(settings_for(server), beat=beat)
+            ApiEngine(settings_for(server), trial=Saved(also=stop))
         assert time.monotonic() - began < 5
 
 
