@@ -9,6 +9,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from prefprobe.choices.agreement import SAMPLES, Agreement, agreement
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import INTERVIEWED, ApiEngine
 from prefprobe.choices.engine import Engine, Spend
@@ -25,8 +26,6 @@ from prefprobe.store.objects import ObjectStore
 if TYPE_CHECKING:
     from prefprobe.choices.api.dialect import Dialect
 
-SAMPLES = 8
-"""Answers to each order of a pair where they are sampled."""
 _SHOWN = 40  # characters of a task
 _WIDTH = 110
 
@@ -71,6 +70,10 @@ def ask(config: Config, objects: ObjectStore, n: int, weights: bool) -> None:
             console.print(f"own weights are not asked: {error}", markup=False, soft_wrap=True)
     if told:
         console.print(_table(pairs, train, told))
+    if api is not None and len(told) == 2:
+        bounds = {"min_agreement": api.min_agreement, "max_difference": api.max_difference}
+        found = agreement(told["own weights"].choices, told["endpoint"].choices, **bounds)
+        console.print(_agreed(found, api), markup=False, soft_wrap=True)
 
 
 def _own(config: Config, study: Study) -> Engine:
@@ -129,6 +132,18 @@ def _price(study: Study, api: ApiSettings, dialect: "Dialect", told: Told) -> It
     tokens = rough(requests * (spend.prompt_tokens + spend.completion_tokens) / n)
     price = f", {rough_dollars(requests * spend.dollars / n)}" if spend.dollars else ", dollars unknown (api.prices)"
     yield "the study", f"{count(requests)} requests at most; at what these took about {tokens} tokens{price}"
+
+
+def _agreed(found: Agreement, api: ApiSettings) -> str:
+    if not found.pairs:
+        return "The endpoint and own weights cannot be compared: no pair has a choice of both."
+    verdict = {
+        "same": "they are one model",
+        "different": "they are not one model, and a study of both stops",
+        "undecided": "so few pairs do not decide whether they are one model; more do (--n)",
+    }[found.verdict]
+    compares = f" A study compares {api.compare} pairs before it asks anything else." if api.compare else ""
+    return f"Endpoint and own weights, over {found.pairs} pairs: {found.found}: {verdict}.{compares}"
 
 
 def _say(console: Console, head: str, lines: Iterator[tuple[str, str]]) -> None:

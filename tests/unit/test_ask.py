@@ -61,12 +61,12 @@ def test_ask_shows_what_an_endpoint_understands_and_what_it_chooses(lists: bool,
             assert float(said) == pytest.approx(p, abs=6e-4)
         else:
             share, answers = said.split(" of ")
-            assert answers == "8"
-            assert abs(float(share) - p) < 4 * (p * (1 - p) / 8) ** 0.5 + 0.005
+            assert answers == "12"
+            assert abs(float(share) - p) < 4 * (p * (1 - p) / 12) ** 0.5 + 0.005
     words = " ".join(done.output.split())
     assert ("exact: answers begin with a label" if lists else "sampled: the endpoint returned no log-prob") in words
     assert "turned down system: 400: Unsupported value" in words
-    assert f"{6 if lists else 48} answers in" in words
+    assert f"{6 if lists else 72} answers in" in words
     prompt, answer = re.search(r"spent ([\d,]+) prompt and ([\d,]+) answer tokens, \$(\S+),", words).groups()[:2]  # type: ignore[union-attr]
     assert int(prompt.replace(",", "")) + int(answer.replace(",", "")) == tokens
     assert re.search(r"the study [\d,]+ requests at most; at what these took about .* tokens, \$\d", words)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable
 
 import pytest
