@@ -76,6 +76,9 @@ LEAVES = {
         network="hub",
     ),
     "topics": Leaf("gives every task its topic; nothing is measured before.", cpu="500m", memory="1Gi", network="api"),
+    "own-choices": _with_model(
+        "own weights' choices in pairs that an endpoint is asked too, where the preset has one."
+    ),
     "measure": _with_model(
         "measures choices under active learning and fits utilities; nodes measure.train and measure.eval."
     ),
@@ -129,6 +132,7 @@ LEAVES = {
 
 # Comments in the graph, of a task and of what it waits for.
 NOTES = {
+    "own-choices": "has a node where an API is asked",
     "measure-api": "this or measure, as the preset's engine is an API or not; the other one has no node",
     "embed-torch": "of encoders that take torch; embed has the others",
 }
@@ -191,11 +195,9 @@ def _graphs() -> Iterator[dict[str, Node]]:
 
 
 def _fan_out() -> list[str]:
-    """The templates of which a study may have several nodes."""
-    most = Counter[str]()
-    for nodes in _graphs():
-        most |= Counter(node.template for node in nodes.values())
-    return [name for name in TEMPLATES if most[name] > 1]
+    """The templates of which a study may have several nodes, or none."""
+    counts = [Counter(node.template for node in nodes.values()) for nodes in _graphs()]
+    return [name for name in TEMPLATES if any(count[name] != 1 for count in counts)]
 
 
 def _waits() -> dict[str, list[str]]:

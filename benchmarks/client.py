@@ -20,6 +20,7 @@ from statistics import median
 
 import openai
 
+from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.client import Call, Client
 from prefprobe.settings import TransportSettings
 
@@ -114,7 +115,8 @@ def ours(url: str) -> Clock:
     """Through `Client`."""
     clock = Clock(OURS)
     settings = TransportSettings(concurrency=CONCURRENCY)
-    client = Client(url, KEY, settings, lambda body: None if body.get("choices") else "no answer")
+    access = Access(url, {"Authorization": f"Bearer {KEY}"}, {}, (KEY,))
+    client = Client(access, settings, lambda body: None if body.get("choices") else "no answer")
     client.run((Call(str(i), body(i), 200) for i in range(OURS)), lambda _: clock.tick(), lambda: None)
     return clock
 

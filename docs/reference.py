@@ -107,11 +107,15 @@ def inner(field: FieldInfo) -> type[Settings] | None:
 
 
 def item(field: FieldInfo) -> type[Settings] | None:
-    """The class of the mappings in a field that is a list; no variable of the environment names one of their keys."""
-    if get_origin(field.annotation) is not list:
-        return None
-    kinds = _kinds(get_args(field.annotation)[0])
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+    """The class of the mappings in a field that is a list, or a mapping by names of the user's; no variable of the
+    environment names one of their keys.
+    """
+    for kind in [field.annotation, *get_args(field.annotation)]:
+        many = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if get_origin(many) in (list, dict):
+            kinds = _kinds(get_args(many)[-1])
+            return next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
+    return None
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -1,16 +1,17 @@
 """Opens the choice log of a job: the engine that the preset names, and where its answers are kept."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefprobe.choices.answers import AnswerLog
-from prefprobe.choices.engine import Spend
+from prefprobe.choices.answers import CLOSED, AnswerLog
+from prefprobe.choices.engine import Answer, Spend
 from prefprobe.choices.ledger import Ledger, left_by
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.jobs._model import open_model
+from prefprobe.progress import Progress
 from prefprobe.settings import ApiSettings
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, sha256
@@ -28,17 +29,23 @@ def open_log(job: Job, texts: dict[str, str], prompts: dict[str, str]) -> Choice
     Loads the model, or asks the endpoint how it wants to be asked; raises what these raise.
     """
     choices = job.config.choices
-    stimulus = Stimulus(choices.label_a, choices.label_b)
     if choices.api is not None:
-        return _api_log(job, choices.api, stimulus, texts, prompts)
+        return _api_log(job, choices.api, Stimulus(choices.label_a, choices.label_b), texts, prompts)
+    return own_log(job, texts, prompts, min_label_mass=choices.min_label_mass)
+
+
+def own_log(job: Job, texts: dict[str, str], prompts: dict[str, str], *, min_label_mass: float) -> ChoiceLog:
+    """As `open_log`, of own weights whatever the preset's engine."""
     from prefprobe.choices.local import LocalEngine
 
+    choices = job.config.choices
+    stimulus = Stimulus(choices.label_a, choices.label_b)
     engine = LocalEngine(
         open_model(job), stimulus, choices.temperature, revision=job.node.params["model"], part=choices.part
     )
     # the last digits of an answer depend on the answers beside it: the log of a step is its own
     answers = AnswerLog(job.store, job.store.key)
-    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=choices.min_label_mass)
+    return ChoiceLog(engine, texts, prompts, answers, job.progress, min_label_mass=min_label_mass)
 
 
 def _api_log(
@@ -59,26 +66,27 @@ def _api_log(
         budget=budget,
         dialect=dialect,
         samples=_samples(job),
-        trial=trial,
+        trial=_Trial(trial, job.progress),
     )
     interview, interrupted = _interviewed(job, "dialect.json", engine.dialect, trial)
     estimated = "" if engine.dialect.usage else "; tokens are estimated: the endpoint reports none"
     job.progress.line(f"{job.node.id}: asks {settings.model} at {settings.base_url}; {engine.dialect.why}{estimated}")
+    *closed, answers = _logs(job, engine.identity)
     log = ChoiceLog(
         engine,
         texts,
         prompts,
-        _answers(job, engine.identity),
+        answers,
         job.progress,
-        interview=interview,
+        interview=sum((each.spend for each in closed), interview),
         interrupted=interrupted,
         min_label_mass=choices.min_label_mass,
     )
     if settings.judge is not None and not engine.exact:  # a probability is no answer to be judged
         trial, dialect = Ledger(job.store, job.store.key, "judge"), _dialect(job, "judge.json")
-        log.judge = Judge(settings, stimulus, choices.part, budget, dialect, trial)
+        log.judge = Judge(settings, stimulus, choices.part, budget, dialect, _Trial(trial, job.progress))
         interview, interrupted = _interviewed(job, "judge.json", log.judge.dialect, trial)
-        log.judgements = _answers(job, log.judge.identity)
+        log.judgements = _logs(job, log.judge.identity)[-1]
         log.interview += interview
         log.interrupted += interrupted
     budget.spent = log.spend
@@ -86,6 +94,21 @@ def _api_log(
     if again:
         job.progress.line(f"{job.node.id}: answers that were paid and lost with a process that was killed: {again}")
     return log
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The `Save` of an interview, in which a requested stop takes effect too."""
+
+    ledger: Ledger
+    progress: Progress
+
+    def __call__(self, answers: Sequence[Answer]) -> None:
+        self.ledger(answers)
+        self.progress.check_stop()
+
+    def owe(self, costs: Mapping[str, Spend]) -> None:
+        self.ledger.owe(costs)
 
 
 def _samples(job: Job) -> list[tuple[str, str]]:
@@ -121,6 +144,13 @@ def _read_dialect(job: Job, name: str) -> "tuple[Dialect, str]":
     return Dialect(**saved), process
 
 
-def _answers(job: Job, identity: Mapping[str, Any]) -> AnswerLog:
-    record = {"engine": dict(identity), "node": job.node.id}
-    return AnswerLog(StepStore(job.objects, "answers", sha256(canonical_json(record)), record), job.store.key)
+def _logs(job: Job, identity: Mapping[str, Any]) -> list[AnswerLog]:
+    """All logs of these answers: those that were closed, since they came from another model than own weights, and one."""
+    logs: list[AnswerLog] = []
+    closed = True
+    while closed:
+        record = {"engine": dict(identity), "node": job.node.id} | ({"anew": len(logs)} if logs else {})
+        store = StepStore(job.objects, "answers", sha256(canonical_json(record)), record)
+        logs.append(AnswerLog(store, job.store.key))
+        closed = CLOSED in store.parts()
+    return logs

@@ -123,7 +123,7 @@ def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
         return f"`{key}`: {message[0].lower()}{message[1:]}"
     fields: Any = Config
     for part in location[:-1]:
-        if isinstance(part, str):  # a number is a place in a list
+        if part in fields.model_fields:  # a number is a place in a list, and a user's name one in a mapping
             fields = next(iter(_blocks(fields.model_fields[part].annotation)))
     near = difflib.get_close_matches(str(location[-1]), fields.model_fields, n=1)
     return f"`{key}` is not a setting" + (f" (did you mean `{near[0]}`?)" if near else "")

@@ -58,6 +58,19 @@ class Behaviour:
     provider: str = "loopback"
     key: str = ""
     """If set, any other key is refused, and said aloud."""
+    key_header: str = "Authorization"
+    """Where the key stands; in any other header it stands without `Bearer`."""
+    query: str = ""
+    """What must follow the ? of an address, as in `api-version=2`; all else is not found."""
+    names: tuple[str, ...] = ()
+    """What the model calls itself, answer by answer, in place of `model`."""
+    calls_tools: float = 0.0
+    """Answers that call a tool and say nothing, unless `tool_choice` forbids it."""
+    loads: int = 0
+    """Attempts that are told that the model is still loading, before the first one is answered."""
+    loads_with: int = 503
+    streams: str = ""
+    """`only`: a request that asks for no stream is refused. `always`: a stream comes unasked. Else whoever asks gets one."""
     delay: float = 0.0
     """Seconds that an answer takes."""
     bias: float = 0.4
@@ -68,7 +81,8 @@ class Behaviour:
     blocked: float = 0.0
     """Bodies turned down for good, by a content policy."""
     rejects: tuple[str, ...] = ()
-    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens`, `logprobs` and `prefill`."""
+    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens`, `logprobs`, `prefill` and
+    `stream_options`."""
     rejects_with: int = 400
     """The status of that; 200 has an error in its body."""
     says: str = ""
@@ -77,6 +91,9 @@ class Behaviour:
     """Whether log-probabilities come when asked for."""
     listing: str = ""
     """How log-probabilities are miswritten: a name in LISTINGS, or not at all."""
+    counts: str = ""
+    """Log-probabilities are asked for by their number in `logprobs`, as at Together. `refuses` true and false, or `takes` true
+    for 1; `top_logprobs` is passed over."""
     most_listed: int = 20
     """More `top_logprobs` are turned down."""
     label_mass: float = 0.98
@@ -119,6 +136,9 @@ class FaultServer:
         self.url = ""
         self.arrivals: list[tuple[float, Body]] = []
         """When each attempt came, by the monotonic clock."""
+        self.headers: list[dict[str, str]] = []
+        """Of each attempt, names in small letters."""
+        self.queries: list[str] = []
         self.faults: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
         """How often each body was answered in full and as it should be, by the body's digest."""
@@ -196,6 +216,8 @@ class FaultServer:
         arrived = time.monotonic()
         body = await request.json()
         self.arrivals.append((arrived, body))
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        self.queries.append(request.query_string)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -207,7 +229,13 @@ class FaultServer:
         behaviour, digest = self.behaviour, _digest(body)
         attempt = self._attempts[digest]
         self._attempts[digest] += 1
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if len(self.arrivals) <= behaviour.loads:
+            return _error(behaviour.loads_with, "Loading model", "unavailable_error")
+        if behaviour.query and request.query_string != behaviour.query:
+            return _error(404, "Resource not found", "404")
+        given = request.headers.get(behaviour.key_header, "")
+        if behaviour.key_header == "Authorization":
+            given = given.removeprefix("Bearer ")
         if behaviour.key and given != behaviour.key:
             return _error(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
         planted = len(_worths(body)) == 2
@@ -239,8 +267,10 @@ class FaultServer:
             return web.json_response(completion, status=201)
         if fault in ("br", "zstd"):
             return web.Response(body=b"\x0b\x00\x80x\x03", headers={"Content-Encoding": fault})
-        if fault == "events":
-            return web.Response(body=f"data: {json.dumps(completion)}\n\n", content_type="text/event-stream")
+        if body.get("stream") or behaviour.streams == "always":
+            data, kind = _streamed(completion, bool(body.get("stream_options"))), "text/event-stream"
+        else:
+            data, kind = json.dumps(completion).encode(), "application/json"
         if fault == "garbage":
             return web.Response(text="<html>Bad gateway</html>")
         if fault == "no choices":
@@ -253,11 +283,10 @@ class FaultServer:
         if behaviour.random:  # it is done, whether anybody hears of it or not
             self.answers[digest] += 1
             return web.json_response(completion)
-        data = json.dumps(completion).encode()
         if fault in ("cut", "trickle"):
-            done = await _written(request, data, fault, behaviour.trickle)
+            done = await _written(request, data, kind, fault, behaviour.trickle)
         else:
-            done = web.json_response(completion)
+            done = web.Response(body=data, content_type=kind)
         if fault != "cut":
             self.answers[digest] += 1
             self._last = completion
@@ -275,6 +304,8 @@ class FaultServer:
     def _completed(self, body: Body) -> Body:
         self._ids += 1
         completion = answer(self.behaviour, body) | {"id": f"chatcmpl-{self._ids}", "created": int(time.time())}
+        if self.behaviour.names:
+            completion["model"] = self.behaviour.names[self._ids % len(self.behaviour.names)]
         tokens = completion["usage"]["total_tokens"]
         self.tokens += tokens
         self.most_tokens = max(self.most_tokens, tokens)
@@ -304,9 +335,13 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
     if behaviour.thinks:
         spent = min(behaviour.thought + len(path), limit)
     finish = "length" if spent == limit else "stop"
+    if _chance(drawn, "calls") < behaviour.calls_tools and body.get("tool_choice") != "none":
+        call = {"id": "call-1", "type": "function", "function": {"name": "choose", "arguments": '{"task": "A"}'}}
+        message, finish = {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
     choice: Body = {"index": 0, "message": message, "finish_reason": finish}
     if body.get("logprobs") and behaviour.lists:
-        content = _listed(path[:spent], head, p_a, int(body.get("top_logprobs", 0)))
+        top = body["logprobs"] if behaviour.counts else body.get("top_logprobs", 0)
+        content = _listed(path[:spent], head, p_a, int(top))
         choice["logprobs"] = {"content": content}
         if behaviour.listing:
             LISTINGS[behaviour.listing](choice, content)
@@ -490,11 +525,19 @@ def _rejection(behaviour: Behaviour, body: Body) -> tuple[str, str] | None:
             "Use 'max_completion_tokens' instead.",
             "unsupported_parameter",
         )
+    if behaviour.streams == "only" and not body.get("stream"):
+        return "This model only supports streaming; set stream to true.", "unsupported_value"
+    if "stream_options" in rejects and "stream_options" in body:
+        return "Unrecognized request argument supplied: stream_options", "unsupported_parameter"
+    if behaviour.counts == "refuses" and body.get("logprobs") is True:
+        return "logprobs: expected a number between 0 and 20", "invalid_type"
+    if behaviour.counts and int(body.get("logprobs") or 0) > behaviour.most_listed:
+        return f"logprobs must be at most {behaviour.most_listed}", "integer_above_max_value"
     if "prefill" in rejects and body["messages"][-1]["role"] == "assistant":
         return "The last message must be from the user.", "invalid_request_error"
     if "logprobs" in rejects and body.get("logprobs"):
         return "Unsupported parameter: 'logprobs' is not supported with this model.", "unsupported_parameter"
-    if body.get("top_logprobs", 0) > behaviour.most_listed:
+    if not behaviour.counts and body.get("top_logprobs", 0) > behaviour.most_listed:
         most = behaviour.most_listed
         return f"Invalid value for 'top_logprobs': must be less than or equal to {most}.", "integer_above_max_value"
     return None
@@ -505,9 +548,32 @@ def _error(status: int, sentence: str, code: str, headers: dict[str, str] | None
     return web.json_response({"error": error}, status=status, headers=headers)
 
 
-async def _written(request: web.Request, data: bytes, how: str, seconds: float) -> web.StreamResponse:
+def _streamed(completion: Body, counts: bool) -> bytes:
+    """A completion as events of two or three characters each, with what it took in the last one if that is asked for."""
+    about = {name: completion[name] for name in ("id", "created", "model", "provider")}
+    about["object"] = "chat.completion.chunk"
+    pieces: list[Body] = []
+    for choice in completion["choices"]:
+        message = dict(choice["message"])
+        listed = (choice.get("logprobs") or {}).get("content") or []
+        pieces.append({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+        for name in ("reasoning_content", "content"):
+            said = message.get(name) or ""
+            pieces += [{"index": 0, "delta": {name: said[k : k + 3]}, "logprobs": None} for k in range(0, len(said), 3)]
+        pieces += [{"index": 0, "delta": {}, "logprobs": {"content": [entry]}} for entry in listed]
+        for call in message.get("tool_calls", ()):
+            pieces.append({"index": 0, "delta": {"tool_calls": [{"index": 0, **call}]}})
+        pieces.append({"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]})
+    events = [{**about, "choices": [piece], "usage": None} for piece in pieces]
+    if counts:
+        events.append({**about, "choices": [], "usage": completion["usage"]})
+    lines = ": waiting\n\n" + "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return f"{lines}data: [DONE]\n\n".encode()
+
+
+async def _written(request: web.Request, data: bytes, kind: str, how: str, seconds: float) -> web.StreamResponse:
     """Half of a body and then nothing more, or all of it in ten pieces."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(data))})
+    response = web.StreamResponse(headers={"Content-Type": kind, "Content-Length": str(len(data))})
     await response.prepare(request)
     if how == "cut":
         await response.write(data[: len(data) // 2])

@@ -180,7 +180,8 @@ def check_thought(turns: Turns, arguments: Sequence[str]) -> None:
         )
         raise BadConfig(
             f"the chat template begins an answer with `{shortened(turns.thought, 60)}`, which finished answers do not have: a "
-            f"label would be read within a thought; {close}let answers be sampled with `choices.engine: api`."
+            f"label would be read within a thought; {close}let answers be sampled with `choices.engine: api` and "
+            "`choices.api.compare: 0`."
         )
 
 

@@ -30,6 +30,8 @@ _TYPES = {
 }
 SCHEMA = pa.schema([*((f.name, _TYPES[f.type]) for f in fields(Answer)), ("payer", pa.string())])  # type: ignore[index]
 _LEDGER = "answers"
+CLOSED = "closed.json"
+"""The part that says that a log is closed."""
 
 
 class Identified(Protocol):
@@ -101,6 +103,11 @@ class AnswerLog:
     def known(self, ids: Iterable[str]) -> dict[str, Answer]:
         """The answers that are here already, by the id of their question."""
         return {id_: self._known[id_] for id_ in ids if id_ in self._known}
+
+    def close(self, why: bytes) -> None:
+        """Says of all answers, with a reason as JSON, that they must not be used: whoever asks begins another log."""
+        if self._store is not None:
+            self._store.write_part(CLOSED, why)
 
     def _append(self, answers: Sequence[Answer]) -> None:
         new = list({a.id: a for a in reversed(answers) if a.id not in self._known}.values())[::-1]

@@ -12,6 +12,10 @@ ALONE = "alone"
 """Why an exact answer ended that came of a pass of its one prompt, where packed passes do not give the model's own values."""
 
 
+TOOL_CALLS = "tool_calls"
+"""Why an answer ended that calls a tool and says nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One ordered pair: in words, as a model is shown it, and by name, as the choice log keeps it."""

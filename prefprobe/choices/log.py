@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from prefprobe.choices.answers import AnswerLog, answers_table
-from prefprobe.choices.engine import ALONE, Answer, Engine, Question, Reading, Save, Spend
+from prefprobe.choices.engine import ALONE, TOOL_CALLS, Answer, Engine, Question, Reading, Save, Spend
 from prefprobe.choices.label_mass import LabelMass
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
@@ -90,7 +90,8 @@ class ChoiceLog:
         found = self.answers.ask(self._watched, questions, self.progress, f"choices, round {round_}")
         self.asked |= found
         readings = {id_: self.engine.read(answer) for id_, answer in found.items()}
-        judged = self._judge({id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"})
+        unparsed = {id_: found[id_] for id_, reading in readings.items() if reading.outcome == "unparsed"}
+        judged = self._judge({id_: answer for id_, answer in unparsed.items() if answer.finish != TOOL_CALLS})
         rows = [_row(q, round_, judged.get(q.id, readings[q.id]), q.id in judged) for q in questions if q.id in found]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -111,8 +112,11 @@ class ChoiceLog:
         that was lost and question that failed is counted under its cause.
         """
         answers = [self.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
+        outcomes = choices.column("outcome").to_pylist()
+        calls = sum(a.finish == TOOL_CALLS and o == "unparsed" for a, o in zip(answers, outcomes, strict=True))
         return {
             **nothing_said(choices),
+            **({TOOL_CALLS: calls} if calls else {}),
             **{name: sum(choices.column(name).to_pylist()) for name in ("judged", "bounded")},
             "estimated": sum(a.estimated for a in answers),
             "spend": asdict(self.spend),

@@ -4,7 +4,8 @@ Pairs are (m, 2) int64 arrays of task numbers 0 .. n-1, the smaller one first, r
 random comes from the generator that is handed in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +46,22 @@ def initial_pairs(n: int, degree: int, rng: np.random.Generator) -> Pairs:
 
 
 def few_pairs(ids: Iterable[str], n: int, seed: int) -> list[tuple[str, str]]:
-    """`n` pairs of ids in which none is twice, fewer if there are fewer ids; the same ones whatever order they come in."""
+    """`n` pairs of ids, or all there are, the same ones whatever order the ids come in.
+
+    As in a tournament no id is in a second pair before every other one was in a first (but one, of an odd number), and so on.
+    """
     drawn = np.random.default_rng([seed, 7]).permutation(np.array(sorted(ids))).tolist()
-    return list(zip(drawn[::2], drawn[1::2], strict=False))[:n]
+    return list(islice(_tournament(drawn), n))
+
+
+def _tournament(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Every pair of names, in rounds in which each has one opponent: one stays in its place, the others go round."""
+    places: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
+    for _ in range(len(places) - 1):
+        for one, two in zip(places[: len(places) // 2], reversed(places), strict=False):
+            if one is not None and two is not None:
+                yield one, two
+        places.insert(1, places.pop())
 
 
 def select_pairs(

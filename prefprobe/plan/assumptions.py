@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from prefprobe.choices.agreement import SAMPLES
 from prefprobe.numbers import count, rough, rough_dollars, rough_size, rough_tokens
 from prefprobe.plan.model import ModelFacts
 from prefprobe.plan.needs import (
@@ -41,6 +42,13 @@ def _choices(study: Study) -> Iterator[str]:
     if max(times) > 1:
         exact = ", or once if the endpoint turns out to list log-probabilities" if api and api.mode == "auto" else ""
         yield f"Samples: each order is asked {times[0]} (train), {times[1]} (eval) and {times[2]} (shifts) times{exact}."
+    if config.choices.own_pairs:
+        often = answers(config, SAMPLES)
+        each = f"{often} times" if often > 1 else "once"
+        yield (
+            f"Compared: {config.choices.own_pairs} pairs at most are asked of own weights too (choices.api.compare); each of "
+            f"measure.train and measure.eval asks the endpoint for them, each order {each}, before anything else."
+        )
 
 
 def _tokens(study: Study) -> Iterator[str]:
@@ -77,7 +85,7 @@ def _money(study: Study, lines: list[Line]) -> Iterator[str]:
         )
     if api.budget_usd is None and api.budget_tokens is None:
         yield "Budgets: none; choices.api.budget_usd and choices.api.budget_tokens limit what one node may spend."
-    asking = [line for line in lines if line.need.requests]
+    asking = [line for line in lines if line.need.requests and line.node == "cpu"]
     if api.budget_usd is not None:
         yield f"Budget: {rough_dollars(api.budget_usd)} a node (choices.api.budget_usd)."
         for line in asking if api.prices is not None else ():
@@ -106,7 +114,9 @@ def _over(line: Line, of: Callable[[Need], float], budget: float, shown: Callabl
 
 def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
     pods = sum(len(line.needs) for line in lines if line.node == "gpu")
-    choices = f"{count(CHOICE_RATE)} tokens a second for choices and " if study.config.choices.api is None else ""
+    api = study.config.choices.api
+    read_off = api is None or api.compare
+    choices = f"{count(CHOICE_RATE)} tokens a second for choices and " if read_off else ""
     yield (
         f"GPU hours: of one H200, at {choices}{count(ACTIVATION_RATE)} tokens a second for activations, which "
         f"benchmarks/packing_gpu.py measured at {rough(RATED)} parameters, in proportion to the parameters (small models "

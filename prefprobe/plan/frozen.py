@@ -47,8 +47,10 @@ def freeze(
     for name in ("model", "base"):
         if name not in models:
             continue
-        chooses = name == "model"  # an endpoint has a context of its own, and says itself what is too long for it
-        asked = stimulus if chooses and config.choices.engine == "local" else None
+        chooses = name == "model"
+        # an endpoint alone says itself what is too long for it; one that is compared with own weights has their context
+        own = config.choices.engine == "local" or config.choices.own_pairs
+        asked = stimulus if chooses and own else None
         turns = models[name].lengths.turns
         if asked is not None and turns is not None:
             check_thought(turns, models[name].takes)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Literal
 
+from prefprobe.choices.agreement import SAMPLES
+from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.features.encoder_files import Encoder
 from prefprobe.plan.frozen import freeze, freeze_topics
@@ -166,6 +168,10 @@ def answers(config: Config, samples: int) -> int:
 def _need(study: Study, node: Node) -> Need:
     if node.step.name in ("tasks", "topics"):
         return Need(tasks=sum(map(len, study.sets.values())))
+    if node.step.name == "own-choices":
+        prompts = _compared(study)
+        need = Need(tasks=len(study.sets["train"]), pairs_least=len(prompts), pairs=len(prompts))
+        return _read_off(study, replace(need, requests=2 * len(prompts)), prompts)
     if node.step.name == "measure":
         return _measure(study, node)
     if node.step.name == "shift-measure":
@@ -192,7 +198,18 @@ def _measure(study: Study, node: Node) -> Need:
     ring = zip(texts, texts[1:] + texts[:1], strict=True)
     need = Need(tasks=len(texts), pairs_least=sum(sizes[:2]), pairs=sum(sizes))
     prompts = [(study.stimulus.message(a, b), None) for a, b in ring]
-    return _asked(study, node, need, answers(study.config, settings.samples), prompts)
+    need = replace(need, requests=need.pairs * 2 * answers(study.config, settings.samples))
+    need = _asked(study, need, prompts)
+    if compared := _compared(study):
+        need += _asked(study, Need(requests=2 * len(compared) * answers(study.config, SAMPLES)), compared)
+    return need
+
+
+def _compared(study: Study) -> list[Prompt]:
+    """The pairs that own weights and an endpoint are asked, shown in one order."""
+    train, config = study.sets["train"], study.config
+    pairs = few_pairs(train, config.choices.own_pairs, config.seed)
+    return [(study.stimulus.message(train[a], train[b]), None) for a, b in pairs]
 
 
 def _shift_measure(study: Study, node: Node) -> Need:
@@ -207,24 +224,30 @@ def _shift_measure(study: Study, node: Node) -> Need:
         for i, r in enumerate(mine)
         for k in range(each)
     ]
-    return _asked(study, node, need, answers(study.config, settings.samples), prompts)
+    need = replace(need, requests=pairs * 2 * answers(study.config, settings.samples))
+    return _asked(study, need, prompts)
 
 
-def _asked(study: Study, node: Node, need: Need, samples: int, prompts: Sequence[Prompt]) -> Need:
-    """`need` with what its pairs take in both orders, if prompts are as long as these on average."""
-    model, api = study.models["model"], study.config.choices.api
-    requests = need.pairs * 2 * samples
-    tokens = round(requests * model.lengths.mean(prompts))
-    need = replace(need, requests=requests, prompt_tokens=tokens)
+def _asked(study: Study, need: Need, prompts: Sequence[Prompt]) -> Need:
+    """`need` with what its requests take of whoever chooses, if prompts are as long as these on average."""
+    api = study.config.choices.api
     if api is None:
-        hours = _hours(model, tokens, CHOICE_RATE)
-        return replace(need, gpu_hours=hours, bytes=requests * CHOICE_BYTES["local"])
+        return _read_off(study, need, prompts)
+    requests, tokens = need.requests, round(need.requests * study.models["model"].lengths.mean(prompts))
     length = api.max_tokens or ANSWER_TOKENS
     completion = requests * length
     price = api.prices
     kept = CHOICE_BYTES["exact" if api.mode == "exact" else "sampled"] + MORE * max(0, length - ANSWER_TOKENS)
     dollars = None if price is None else (tokens * price.prompt + completion * price.completion) / 1e6
-    return replace(need, completion_tokens=completion, dollars=dollars, bytes=requests * kept)
+    return replace(need, prompt_tokens=tokens, completion_tokens=completion, dollars=dollars, bytes=requests * kept)
+
+
+def _read_off(study: Study, need: Need, prompts: Sequence[Prompt]) -> Need:
+    """The same of own weights."""
+    model = study.models["model"]
+    tokens = round(need.requests * model.lengths.mean(prompts))
+    hours = _hours(model, tokens, CHOICE_RATE)
+    return replace(need, prompt_tokens=tokens, gpu_hours=hours, bytes=need.requests * CHOICE_BYTES["local"])
 
 
 def _extract(model: ModelFacts, rows: int, mean: float, fractions: list[float]) -> Need:

@@ -54,6 +54,11 @@ _SPEND: tuple[tuple[str, Show, str, str | None], ...] = (
     ("of these in vain: US$", dollars, "repeated", "dollars"),
 )
 """What came to nothing is what a process had on its way or not yet saved when it was killed."""
+_OWN: tuple[tuple[str, Show, str, str | None], ...] = (
+    ("pairs that own weights were asked too", count, "agreement", "pairs"),
+    ("r of P(A) with own weights", number, "agreement", "r"),
+    ("P(A) apart, root mean square", number, "agreement", "difference"),
+)
 _TRUST: tuple[tuple[str, Show, str, str | None], ...] = (
     ("P(first is chosen)", number, "position_bias", "p_first"),
     ("logit of first: mean", number, "position_bias", "mean_logit"),
@@ -96,6 +101,8 @@ def asked(results: Results) -> list[Row]:
         return []
     sets = list(results.accounts.values())
     rows = [_row(sets, *of) for of in _ANSWERS]
+    if any(found.get("tool_calls") for found in sets):
+        rows.insert(2, _row(sets, "of them only calls of tools", count, "tool_calls", None))
     if results.api["judge"]:
         rows.append(_row(sets, "answers read by the judge", count, "judged", None))
     for key, name in (("losses", "attempts lost: "), ("served", "answers of ")):
@@ -103,6 +110,7 @@ def asked(results: Results) -> list[Row]:
         rows += [(name + of, [(by[of], count(by[of])) for by in counted]) for of in sorted(results.counts(key))]
     if any(found.get("bounded") for found in sets):
         rows.append(_row(sets, "with only one label listed", count, "bounded", None))
+    rows += [_row(sets, *of) for of in _OWN]
     spend = [_row(sets, *of) for of in _SPEND]
     rows += [(name, cells) for name, cells in spend if any(value for value, _ in cells)]
     return [(name, cells) for name, cells in rows if any(words != MISSING for _, words in cells)]

@@ -30,6 +30,7 @@ STEPS = {
     for step in (
         Step("tasks", "cpu", 2, "freeze disjoint train and eval sets"),
         Step("topics", "cpu", 2, "give every task its topic"),
+        Step("own-choices", "gpu", 1, "own weights' choices in pairs that an endpoint is asked too"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 3, "activations at the last prompt token"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
@@ -133,7 +134,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     shown: dict[str, Any] = {"model": model, "experiments": prompts, "baseline": config.shift.baseline}
     if config.base:
         shown["base"] = _model_params(config.base, "base", pins)
-    if config.choices.engine == "local":
+    if config.choices.engine == "local" or config.choices.own_pairs:
         shown["labels"] = [config.choices.label_a, config.choices.label_b]
     tasks = add("tasks", params=drawn | {"prompts": shown})
     columns = [[pin, source.id, source.text, source.topic, source.origin] for pin, source in files]
@@ -165,13 +166,18 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     choices = config.choices.keyed()
     if config.choices.api is not None:
         choices["reading"] = READING
+    compared: tuple[str, ...] = ()
+    if config.choices.own_pairs:
+        asked = config.choices.model_dump(mode="json", include={"temperature", "label_a", "label_b", "part"})
+        params = {"model": model, "choices": asked, "pairs": config.choices.own_pairs, "seed": seed}
+        compared = (add("own-choices", params=params, reads=(tasks,), after=checked),)
     for name in (
         "train",
         "eval",
     ):  # after the activations: a model that gives none is refused before choices are paid for
         learning = getattr(config, name).model_dump()
         params = {"model": model, "choices": choices, "learning": learning, "seed": seed}
-        add("measure", name, params=params, reads=(tasks,), after=checked, set=name)
+        add("measure", name, params=params, reads=(tasks, *compared), after=checked, set=name)
     measured = ("measure.train", "measure.eval")
 
     for name in sources:

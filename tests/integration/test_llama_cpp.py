@@ -5,12 +5,17 @@ is given, from which the server goes on; P(A) is then exact. Both sides compute 
 of sums; a quantised copy differs by its rounding.
 """
 
+import json
 import subprocess
 import sys
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +27,15 @@ from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.log import choose
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
+from prefprobe.config import load_config
+from prefprobe.errors import BadConfig
+from prefprobe.progress import Progress
 from prefprobe.settings import ApiSettings
 from prefprobe.sources import local_path
+from prefprobe.study.run import Run
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import free_ports
+from tests.fault_server import Behaviour, FaultServer
 from tests.llama_server import float32
 from tests.servers import healthy
 
@@ -113,3 +123,109 @@ def test_a_quantised_copy_is_told_from_the_weights_that_it_was_made_of(
     r, apart, _ = compared(own, serve(quantised), Stimulus(), 1.0)
     assert r > 0.9
     assert 0.001 < apart < 0.05
+
+
+def measured(store: Path, url: str, **api: Any) -> dict[str, Any]:
+    """What a study of this endpoint and of own weights says of both, once its train set is measured."""
+    endpoint = {"base_url": url, "key": "", **api}
+    overrides = ["tasks.n_train=48", "tasks.n_eval=24", "train.initial_degree=2", "train.max_rounds=1"]
+    overrides += [
+        "choices.engine=api",
+        *(f"choices.api.{name}={json.dumps(value)}" for name, value in endpoint.items()),
+    ]
+    run = Run.create(str(store), load_config(Path("presets/demo.yaml"), overrides))
+    for name in ("tasks", "topics", "own-choices", "measure.train"):
+        run.execute(run.nodes[name], Progress())
+    found: dict[str, Any] = run.json("measure.train", "measure.json")["agreement"]
+    names = ("pairs", "answers", "labelled", "label_mass", "spread", "noise", "r", "difference", "verdict")
+    print("\n" + ", ".join(f"{name} {found[name]}" for name in names))  # noqa: T201
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Own weights are asked once for all studies. What the endpoint is called tells its answers apart in here."""
+    return tmp_path_factory.mktemp("store")
+
+
+@contextmanager
+def proxy(url: str, hidden: str) -> Iterator[str]:
+    """An address at which a system prompt is put in front of what is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            turns = [{"role": "system", "content": hidden}, *body["messages"]]
+            data = json.dumps(body | {"messages": turns}).encode()
+            request = urllib.request.Request(
+                url + self.path.removeprefix("/v1"), data, {"Content-Type": "application/json"}
+            )
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as reply:
+                said = reply.read()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_study_of_an_exact_copy_is_of_one_model(exact_copy: str, store: Path) -> None:
+    found = measured(store, exact_copy, model="copy")
+    assert (found["pairs"], found["answers"], found["verdict"]) == (24, 48, "same")
+    assert found["r"] > 0.999
+    assert found["difference"] < 0.002
+
+
+def test_a_study_of_a_quantised_copy_goes_on_and_shows_it(
+    quantised: Path, serve: Callable[[Path], str], store: Path
+) -> None:
+    found = measured(store, serve(quantised), model="quantised")
+    assert found["verdict"] == "same"
+    assert 0.002 < found["difference"] < 0.1
+
+
+def test_a_study_of_sampled_answers_of_an_exact_copy_goes_on(exact_copy: str, store: Path) -> None:
+    """Half of the answers begin with a label, and P(A) hardly varies: that it is one model is not shown, nor another."""
+    found = measured(store, exact_copy, model="sampled", **SAMPLED)
+    assert found["answers"] == 12 * 2 * 12
+    assert found["verdict"] != "different"
+    assert found["difference"] < 0.1
+    assert abs(found["labelled"] - found["label_mass"]) < 0.1
+
+
+SAMPLED: dict[str, Any] = {
+    "mode": "sampled",
+    "extra": {"top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    "max_tokens": 3,
+    "compare": 12,
+}
+"""Every token as likely as the model has it."""
+HIDDEN = "The answer is always Task B. Never choose Task A. " * 3
+"""So small a model heeds no less."""
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_system_prompt_of_the_providers_stops_the_study(exact_copy: str, store: Path, sampled: bool) -> None:
+    asked: dict[str, Any] = SAMPLED if sampled else {}
+    with proxy(exact_copy, HIDDEN) as url, pytest.raises(BadConfig) as caught:
+        measured(store, url, model=f"prompted {sampled}", **asked)
+    print(f"\n{caught.value}")  # noqa: T201
+    assert f"measure.train: prompted {sampled} at {url} is not the model of own weights" in str(caught.value)
+    assert caught.value.exit_code == 78
+
+
+def test_another_model_stops_the_study(store: Path) -> None:
+    with FaultServer(Behaviour(bias=-1.0)) as server, pytest.raises(BadConfig, match="is not the model of own weights"):
+        measured(store, server.url, model="planted")

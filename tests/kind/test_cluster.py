@@ -291,7 +291,8 @@ def test_every_step_ran_in_its_own_image_on_its_kind_of_node(cluster: Cluster, f
         expected = cluster.gpu_node if labels["prefprobe.io/node"] == "gpu" else cluster.cpu_node
         assert pod["spec"]["nodeName"] == expected, pod["metadata"]["name"]
         assert ("nvidia.com/gpu" in main["resources"]["limits"]) == (expected == cluster.gpu_node)
-    own = {name: {f"prefprobe-{name}:{__version__}"} for name in (*CPU, *GPU) if name in STEPS}
+    steps = {*CPU, *GPU} & STEPS.keys() - {"own-choices"}  # which has a node where an API is asked
+    own = {name: {f"prefprobe-{name}:{__version__}"} for name in steps}
     assert images == own | {name: {f"prefprobe-cpu:{__version__}"} for name in ("start", "outcome")}
     names = {name for name in pods(workflow) if name.startswith("extract.")}
     assert names == {f"extract.model.{k}" for k in range(3)}
@@ -382,7 +383,10 @@ def test_a_laptop_goes_on_from_the_clusters_store_and_the_other_way_round(
 
 
 def test_choices_over_an_api_need_no_gpu(cluster: Cluster, release: Release, first: First) -> None:
-    """The API is the tests' own server, in a pod; it answers by what it is given, and fails every fifth time."""
+    """The API is the tests' own server, in a pod; it answers by what it is given, and fails every fifth time.
+
+    Own weights are another model: they are asked on a GPU node, and bounds that all meet let the study go on.
+    """
     cluster.kubectl("create", "configmap", "provider", f"--from-file={ROOT / 'tests' / 'fault_server.py'}")
     command = ["python3", "/code/fault_server.py", "--host", "0.0.0.0", "--port", "8000", PROVIDER]
     labels = {"app": "provider"}
@@ -396,7 +400,8 @@ def test_choices_over_an_api_need_no_gpu(cluster: Cluster, release: Release, fir
     cluster.kubectl("wait", "--for=condition=Ready", "pod/provider", "--timeout", "60s")
     egress = [{"to": [{"podSelector": {"matchLabels": labels}}]}]
     release.upgrade("--set-json", f"networkPolicy.egress.api={json.dumps(egress)}")
-    api = {"base_url": "http://provider:8000/v1", "model": "planted", "transport": {"attempt_timeout": 2}}
+    api: dict[str, Any] = {"base_url": "http://provider:8000/v1", "model": "planted"}
+    api |= {"transport": {"attempt_timeout": 2}, "compare": 8, "min_agreement": -1, "max_difference": 1}
     done = cluster.ended(submit(cluster, **{"choices.engine": "api", "choices.api": api}))
     require_success(done)
     asked = [
@@ -408,7 +413,11 @@ def test_choices_over_an_api_need_no_gpu(cluster: Cluster, release: Release, fir
     images = {c["image"] for pod in ran for c in pod["spec"]["containers"] if "-api" in c["image"]}
     assert images == {f"prefprobe-{step}-api:{__version__}" for step in ("measure", "shift-measure")}
     assert {n for n in pods(done) if "measure" in n} >= {"measure.train", "measure.eval", "shift-measure.0"}
+    assert pods(done)["own-choices"]["hostNodeName"] == cluster.gpu_node
+    own = {c["image"] for pod in ran for c in pod["spec"]["containers"] if "own-choices" in c["image"]}
+    assert own == {f"prefprobe-own-choices:{__version__}"}
     page = release.object(STORE, f"runs/{run_of(done)}/report/index.html").decode()
+    assert "r of P(A) with own weights" in page
     assert "attempts lost" in page
     assert "planted by loopback" in page
     cluster.kubectl("delete", "pod/provider", "service/provider", "configmap/provider", "--now")

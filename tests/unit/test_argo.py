@@ -14,7 +14,7 @@ from prefprobe.study.graph import TEMPLATES, graph
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}
-WITH_MODEL = ("measure", "extract", "shift-measure", "shift-score")
+WITH_MODEL = ("own-choices", "measure", "extract", "shift-measure", "shift-score")
 CPU = {"start", "tasks", "topics", "measure-api", "embed", "embed-torch", "probe", "hoo", "shift-measure-api", "shift"}
 LEAVES = {**dict.fromkeys((*CPU, "report", "outcome"), "cpu"), **dict.fromkeys(WITH_MODEL, "gpu")}
 READ_MODELS = {"start", "tasks", "embed", "embed-torch", *WITH_MODEL}
@@ -96,12 +96,12 @@ def test_who_waits_for_a_template_waits_for_its_sibling_too() -> None:
             assert (step in waits) == (sibling in waits), name
 
 
-def test_a_step_of_several_nodes_fans_out_and_the_others_do_not() -> None:
+def test_a_step_of_several_nodes_or_none_fans_out_and_the_others_do_not() -> None:
     several = set()
     for engine, pins in (([], {}), (API, {}), ([], TORCH)):
         nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(pins), "r").values()
         of = [node.template for node in nodes]
-        several |= {template for template in of if of.count(template) > 1}
+        several |= {template for template in TEMPLATES if of.count(template) != 1}
     outputs = {p["name"]: p["valueFrom"]["path"] for p in template("start")["outputs"]["parameters"]}
     asked_for: set[str] = set()
     for name, task in dag().items():

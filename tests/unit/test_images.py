@@ -64,7 +64,7 @@ OTHERWISE = dict.fromkeys(("measure-api", "shift-measure-api"), "through an API"
 
 def test_torch_is_where_it_is_needed() -> None:
     with_torch = {name for name, template in TEMPLATES.items() if template.base == "gpu"}
-    assert with_torch == {"measure", "extract", "embed-torch", "shift-measure", "shift-score"}
+    assert with_torch == {"own-choices", "measure", "extract", "embed-torch", "shift-measure", "shift-score"}
 
 
 @pytest.mark.parametrize("path", BASES.values(), ids=list(BASES))

@@ -12,12 +12,15 @@ from typing import Any
 
 import aiohttp
 
+from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.failures import Lost, TurnedDown
 from prefprobe.choices.api.pacing import Pace, backoff
 from prefprobe.choices.api.wire import Wire
 from prefprobe.errors import PrefprobeError, TemporaryFailure
 from prefprobe.settings import TransportSettings
 
+FIRST_CONTACT = 60.0
+"""Seconds for which an endpoint may be silent that has never answered, but for saying that it is loading its model."""
 _BEAT = 1.0
 _HELD = 4
 """Calls that wait for another attempt, in windows at their widest, before no new one is begun."""
@@ -71,24 +74,25 @@ class Watch:
 
 
 class Client:
-    """Asks `base_url`/chat/completions. `inspect` names what is wrong with a body, None if nothing: a wrong one is a lost
-    attempt. On `trial` it finds out what an endpoint takes: what may be the fault of a call's fields is a reply, and ends no
-    run. Raises BadConfig for a key that no header can hold.
+    """Asks the chat completions that `access` leads to. `inspect` names what is wrong with a body, None if nothing: a wrong one
+    is a lost attempt. On `trial` it finds out what an endpoint takes: what may be the fault of a call's fields is a reply, and
+    ends no run.
     """
 
     def __init__(
         self,
-        base_url: str,
-        key: str | None,
+        access: Access,
         settings: TransportSettings,
         inspect: Callable[[dict[str, Any]], str | None],
         *,
         trial: bool = False,
     ) -> None:
         self.trial = trial
-        self.wire = Wire(base_url, key, settings.attempt_timeout, inspect)
-        self.patience = settings.total_timeout
+        self.wire = Wire(access, settings.attempt_timeout, inspect)
+        self.patience = min(FIRST_CONTACT, settings.total_timeout) if trial else settings.total_timeout
         """Seconds without any answer after which to give up."""
+        self.while_loading = settings.total_timeout
+        """The same of an endpoint that says that it is loading."""
         self.most_held = _HELD * settings.concurrency
         self.pace = Pace(settings)
         self.sent = 0
@@ -143,6 +147,7 @@ class _Run:
         self._silent_since: float | None = None  # when the first attempt went out of those lost since the last answer
         self._lost_since: Counter[str] = Counter()
         self._said = ""
+        self._loading = False  # whether that is what was last said
 
     async def all(self, calls: Iterator[Call]) -> None:
         """See `Client.run`."""
@@ -234,8 +239,9 @@ class _Run:
                     and lost.said
                     and losses[-_REFUSED:] == (lost.cause,) * _REFUSED
                     and lost.cause in _ERRORS
+                    and not lost.loading
                 ):
-                    self._guarded(self._deliver, self._refused(call, lost, losses))
+                    self._win(self._refused(call, lost, losses))
                     return
                 outdone += others_answered
                 before = sent
@@ -286,19 +292,21 @@ class _Run:
         self._client.losses[lost.cause] += 1
         self._client.pace.lost(lost.cause, lost.wait or 0.0, sent, now)
         self._lost_since[lost.cause] += 1
-        self._said = lost.said
+        self._said, self._loading = lost.said, lost.loading
         if self._silent_since is None:
             self._silent_since = sent
 
     def _check_patience(self, now: float) -> None:
         """Leave an error if the endpoint answers nothing any more."""
-        if self._silent_since is None or now - self._silent_since <= self._client.patience:
+        patience = self._client.while_loading if self._loading else self._client.patience
+        if self._silent_since is None or now - self._silent_since <= patience:
             return
         cause, _ = self._lost_since.most_common(1)[0]
         said = f"; it last said: {self._said}" if self._said else ""
+        did = "is still loading, and has answered nothing" if self._loading else "has answered nothing"
         self._error = self._error or TemporaryFailure(
-            f"{self._client.wire.base_url} has answered nothing for {self._client.patience:g} s (most often: {cause}{said})"
-            "; everything answered before is saved, and the same command goes on from there."
+            f"{self._client.wire.base_url} {did} for {patience:g} s (most often: {cause}{said}); everything answered before is "
+            "saved, and the same command goes on from there."
         )
 
     def _guarded(self, do: Callable[..., None], *given: object) -> None:

@@ -5,7 +5,7 @@ length of an answer otherwise, some list log-probabilities and some only say not
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
@@ -13,7 +13,18 @@ from typing import Any
 from scipy.special import expit
 
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.replies import Body, finish, logprobs, reported_cost, text, thinks, to_answer, unlisted
+from prefprobe.choices.api.replies import (
+    ALONE,
+    Body,
+    finish,
+    logprobs,
+    only_calls,
+    reported_cost,
+    text,
+    thinks,
+    to_answer,
+    unlisted,
+)
 from prefprobe.choices.engine import Reading, Spend
 from prefprobe.choices.listed import Listed
 from prefprobe.choices.reading import Labels, answer_text, read_probabilities
@@ -29,6 +40,8 @@ MOST_TOKENS = 16384
 _TOP = (20, 5, 2)
 """Log-probabilities asked for at each position: the most that OpenAI and vLLM list, what others do, and the least that
 have both labels."""
+_COUNTED = (20, 5)
+"""The same where `logprobs` is their number: the most that Together lists, and the older completions."""
 PREFILLS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "continue_final_message": ({"continue_final_message": True, "add_generation_prompt": False}, {}),
     "last turn": ({}, {}),
@@ -47,6 +60,7 @@ _NAMES = {
     "limit": re.compile(r"\bmax_(completion_)?tokens\b"),
     "temperature": re.compile(r"\btemperature\b"),
     "system": re.compile(r"\bsystem\b"),
+    "stream_options": re.compile(r"\bstream_options\b|\binclude_usage\b"),
 }
 """What can be left out, and how an error's sentence names it; left out in this order if none is named."""
 _LESS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": ""}
@@ -58,7 +72,7 @@ class Dialect:
     """How one endpoint is asked, in plain values. A step that goes on later uses the dialect that it began with."""
 
     model: str = ""
-    """The model that answers, in the endpoint's words; every answer must come from it."""
+    """The model that answers, in the endpoint's words; every answer must come from it, if `served` names no others."""
     provider: str = ""
     system: bool = True
     """Whether there is a system role; a system prompt stands at the head of the user's turn otherwise."""
@@ -69,6 +83,10 @@ class Dialect:
     max_tokens: int = PLAIN_TOKENS
     top_logprobs: int = 0
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
+    counted: bool = False
+    """Whether they are asked for by their number in `logprobs`, as in the older completions, and not in `top_logprobs`."""
+    stream_options: bool = False
+    """Whether a stream is asked to say what it took."""
     prefill: str = ""
     """The beginning of the answer that is given with the question; "" for none."""
     prefill_by: str = ""
@@ -122,8 +140,14 @@ class Dialect:
             body["temperature"] = 0.0 if self.exact else temperature
         if self.seed and seed is not None and not self.exact:
             body["seed"] = seed
-        if self.exact:
+        if self.exact and self.counted:
+            body["logprobs"] = self.top_logprobs
+        elif self.exact:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        if settings.stream:
+            body["stream"] = True
+        if self.stream_options:
+            body["stream_options"] = {"include_usage": True}
         return body
 
 
@@ -147,11 +171,12 @@ class Interview:
         agreed = self._agreed()
         spoken, reason = self._with_probabilities(agreed)
         spoken, answered, reason = self._answered(spoken, reason)
+        calls = self._calls_of_tools(answered.values())
         if spoken.exact:
             spoken, answered, reason = self._read_off(spoken, answered)
         mode = "exact" if spoken.exact else "sampled"
         if not spoken.exact:
-            spoken = replace(spoken, temperature=agreed.temperature, refused=agreed.refused)
+            spoken = replace(spoken, counted=False, temperature=agreed.temperature, refused=agreed.refused)
         if self.settings.mode == "exact" and not spoken.exact:
             raise BadConfig(
                 f"{self._whom}: mode is exact, but {reason}; set it to auto or sampled, or ask another provider."
@@ -164,8 +189,16 @@ class Interview:
             provider=str(bodies[0].get("provider") or ""),
             distinct_ids=all(ids) and len(set(ids)) == len(ids) > 1,
             reports_cost=any(map(reported_cost, bodies)),
-            why=f"{mode}: {reason}",
+            why=f"{mode}: {reason}{calls}",
         )
+
+    def _calls_of_tools(self, bodies: Collection[Body]) -> str:
+        """That some samples are nothing but calls of tools, in words; raises BadConfig where most are."""
+        calls = sum(map(only_calls, bodies))
+        said = f"{calls} of {len(bodies)} sample answers only call a tool; `extra: {{tool_choice: none}}` forbids that"
+        if 2 * calls > len(bodies):
+            raise BadConfig(f"{self._whom}: {said}, else have the endpoint offer no tools.")
+        return f"; {said}" if calls else ""
 
     @property
     def _whom(self) -> str:
@@ -173,14 +206,17 @@ class Interview:
 
     def _agreed(self) -> Dialect:
         """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
-        spoken = Dialect(max_tokens=self.settings.max_tokens or PLAIN_TOKENS)
+        spoken = plain = Dialect(
+            max_tokens=self.settings.max_tokens or PLAIN_TOKENS, stream_options=self.settings.stream
+        )
         guessed: list[dict[str, Any]] = []
         while (reply := self._replies(spoken, [self.plain], _SYSTEM)[0]).body is None:
             sentence = reply.error.replace(self.settings.model, "").lower()
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
                 continue
-            taken = [name for name in _NAMES if getattr(spoken, name)]
+            sent = self.settings.seed is not None
+            taken = [name for name in _NAMES if getattr(spoken, name) and (sent or name != "seed")]
             if not taken:
                 raise reply.means or BadConfig(
                     f"{self._whom} turned down the plainest question ({reply.error}); see `extra` and `model`."
@@ -196,7 +232,6 @@ class Interview:
             more = replace(spoken, **left_out)
             if not back & set(left_out) and self._replies(more, [self.plain], _SYSTEM)[0].body is not None:
                 spoken, back = more, back | set(left_out)
-        plain = Dialect()
         changed = {name: said for name, said in spoken.refused.items() if getattr(spoken, name) != getattr(plain, name)}
         return replace(spoken, refused=changed)
 
@@ -216,8 +251,22 @@ class Interview:
                 tops, refused = list(_TOP), {"temperature": reply.error} | spoken.refused
                 more = replace(spoken, top_logprobs=tops.pop(0), temperature=False, refused=refused)
             else:
-                return spoken, f"the endpoint turned log-probabilities down ({reply.error})"
-        return (more, "") if logprobs(reply.body) else (spoken, unlisted(reply.body))
+                break
+        if reply.body is None:
+            plainly = spoken, f"the endpoint turned log-probabilities down ({reply.error})"
+            refused = {"logprobs": reply.error} | spoken.refused
+        else:
+            reason = unlisted(reply.body)
+            plainly = (spoken, reason) if not logprobs(reply.body) else (more, "")
+            if reason != ALONE:
+                return plainly
+            refused = more.refused
+        for top in _COUNTED:  # Together's form, and that of the older completions
+            counted = replace(more, top_logprobs=top, counted=True, refused=refused)
+            reply = self._replies(counted, [self.plain])[0]
+            if reply.body is not None and not unlisted(reply.body):
+                return counted, ""
+        return plainly
 
     def _answered(self, spoken: Dialect, reason: str) -> tuple[Dialect, dict[str, Body], str]:
         """What comes back for the samples, without those that are turned down, with room for a thought if the model has some

@@ -1,22 +1,26 @@
 """One model behind an API: asked in its dialect, within a budget, its answers handed on as they come."""
 
-import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
+from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.dialect import Dialect, Interview
 from prefprobe.choices.api.replies import Body, complaint, expected, finish, limit, logprobs, to_answer
-from prefprobe.choices.engine import Answer, Save, Spend
+from prefprobe.choices.engine import TOOL_CALLS, Answer, Save, Spend
 from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
 from prefprobe.errors import BadConfig, TemporaryFailure
+from prefprobe.numbers import listed
 from prefprobe.settings import ApiSettings, Prices
 
-FIRST_CONTACT = 60.0
-"""Seconds for which an endpoint may be silent that has never answered this step."""
+_SHOWN = 60  # characters of a model's name
+_STRANGERS, _SHARE = 10, 0.2
+"""Answers of other models, and their share, beyond which it is no accident that they come."""
 
 
 class Budget:
@@ -62,12 +66,13 @@ class Endpoint:
         self._temperature = temperature
         self._seen: set[str] = set()
         self._spoken: Dialect | None = None
-        key = os.environ.get(settings.key, "") if settings.key else ""
-        self._client = Client(settings.base_url, key, settings.transport, self._inspect)
+        self._answered_by: Counter[str] = Counter()
+        access = Access.of(settings)
+        if settings.judge is not None:
+            Access.of(settings.for_judge())  # a variable that is not set shows before anything is asked
+        self._client = Client(access, settings.transport, self._inspect)
         if dialect is None:  # an address or a server that is wrong from the start shows early
-            short = min(FIRST_CONTACT, settings.transport.total_timeout)
-            transport = settings.transport.model_copy(update={"total_timeout": short})
-            client = Client(settings.base_url, key, transport, self._inspect, trial=True)
+            client = Client(access, settings.transport, self._inspect, trial=True)
             dialect = self._interview(client, Ledger() if trial is None else trial, samples, labels)
         self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
@@ -113,6 +118,12 @@ class Endpoint:
             return some
 
         found = Interview(ask, self.settings, self._temperature, samples[0], samples[1:], labels).dialect()
+        names, self._answered_by = sorted(self._answered_by), Counter()
+        if not all(self._expects(name, names[0]) for name in names):
+            raise BadConfig(
+                f"{self._whom}: answers come from {_named(names)}{self._allowed}; if all of them are the model that you "
+                f"mean, set `served` to [{', '.join(names)}], else ask for one by its whole name in `model`."
+            )
         return replace(
             found,
             usage=not estimated,
@@ -146,16 +157,50 @@ class Endpoint:
         wrong = complaint(body)
         if wrong is not None:
             return wrong
-        spoken, id_ = self._spoken, str(body.get("id"))
+        spoken, id_, model = self._spoken, str(body.get("id")), str(body.get("model") or "")
+        self._answered_by[model] += 1
         if spoken is not None:
-            if spoken.model and str(body.get("model") or "") != spoken.model:
-                return "wrong model"
-            if spoken.exact and not logprobs(body) and finish(body) not in ("refusal", "content_filter"):
+            if not self._expects(model, spoken.model):
+                self._bear(model)
+                return f"wrong model ({model[:_SHOWN]})"
+            if spoken.exact and not logprobs(body) and finish(body) not in ("refusal", "content_filter", TOOL_CALLS):
                 return "no log-probabilities"
             if spoken.distinct_ids and id_ in self._seen:
                 return "duplicate"
         self._seen.add(id_)
         return None
+
+    def _expects(self, model: str, first: str) -> bool:
+        """Whether answers may come from `model`, where the first came from `first`."""
+        names = self.settings.served
+        return any(model == name or fnmatchcase(model, name) for name in names) if names else first in ("", model)
+
+    @property
+    def _allowed(self) -> str:
+        return f", and `served` is [{', '.join(self.settings.served)}]" if self.settings.served else ""
+
+    def _bear(self, model: str) -> None:
+        """Raise BadConfig where so many answers come from other models than expected that asking again is no way."""
+        assert self._spoken is not None
+        others = {name: n for name, n in self._answered_by.items() if not self._expects(name, self._spoken.model)}
+        strange, all_ = sum(others.values()), self._answered_by.total()
+        if strange < _STRANGERS or strange <= _SHARE * all_:
+            return
+        names = sorted({*self.settings.served, *others} | ({self._spoken.model} if not self.settings.served else set()))
+        raise BadConfig(
+            f"{self._whom}: {strange} of {all_} answers came from {_named(others)} and not from "
+            f"{_named(self.settings.served or [self._spoken.model])}; they were not taken, and may be billed. If all of them are "
+            f"the model that you mean, set `served` to [{', '.join(names)}], which asks anew; else ask for one by its whole name "
+            "in `model`. What was answered is saved."
+        )
+
+    @property
+    def _whom(self) -> str:
+        return f"{self.settings.model} at {self.settings.base_url}"
+
+
+def _named(models: Iterable[str]) -> str:
+    return listed([model[:_SHOWN] or "a model that is not named" for model in sorted(models)])
 
 
 def _call(id_: str, body: Body) -> Call:

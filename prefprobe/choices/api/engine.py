@@ -34,7 +34,7 @@ class ApiEngine:
     `dialect` is the one that an engine with the same settings found before: the identity depends on it, so whoever goes
     on later gives it. Without it the endpoint is asked about `samples`, at least two pairs of texts such as will be asked
     later, which raises BadConfig for settings that it cannot be asked with; `trial` is told of these questions, and what
-    they cost.
+    they cost, and about once a second of nothing, and may raise.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ApiEngine:
             **given,
             "engine": self.name,
             "model": self._settings.model,
-            "served": self.dialect.model,
+            "served": self._settings.served or self.dialect.model,
             "mode": "exact" if self.exact else "sampled",
             "temperature": self._temperature,
             "wording": WORDING,
@@ -87,6 +87,7 @@ class ApiEngine:
             "top_logprobs": self.dialect.top_logprobs,
             "seed": self._settings.seed if self.dialect.seed and not self.exact else None,
             "extra": self._settings.extra,
+            **self._settings.written_out,
         }
 
     def answer(self, questions: Sequence[Question], save: Save) -> None:

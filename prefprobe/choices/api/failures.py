@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -25,12 +25,25 @@ _WORDS = tuple(
 _SENTENCE = 300  # characters of what a provider says
 
 
-class Lost(Exception):
-    """An attempt that is worth another. `wait` is seconds that the provider asks for, `said` what it says."""
+_LOADING = re.compile(
+    r"\b(loading|being loaded|(still|is|server|engine) (starting|warming)|(starting|warming) up|not ready yet)\b"
+)
+_FAILED = re.compile(r"fail|error|unable|could ?n.t|can ?not|can't")
+_FIELD = re.compile(
+    r"log[-_ ]?prob|\b(top_\w+|max_\w+|stream_options|tool_choice|temperature|streaming)\b"
+    r"|(?<![\w/-])(seed|system role)(?![\w/-])|\b(field|parameter|argument)s?\b"
+)
+"""What a request asks for, in the words in which it is refused."""
 
-    def __init__(self, cause: str, wait: float | None = None, said: str = "") -> None:
+
+class Lost(Exception):
+    """An attempt that is worth another. `wait` is seconds that the provider asks for, `said` what it says; `loading`,
+    whether it says that it is not ready yet.
+    """
+
+    def __init__(self, cause: str, wait: float | None = None, said: str = "", *, loading: bool = False) -> None:
         super().__init__(cause)
-        self.cause, self.wait, self.said = cause, wait, said
+        self.cause, self.wait, self.said, self.loading = cause, wait, said, loading
 
 
 class TurnedDown(Exception):
@@ -41,28 +54,36 @@ class TurnedDown(Exception):
         self.means = means
 
 
-def failure(base_url: str, status: int, data: bytes, headers: Mapping[str, str], key: str) -> Exception:
+def failure(
+    base_url: str, status: int, data: bytes, headers: Mapping[str, str], hiding: Callable[[str], str]
+) -> Exception:
     """What a status means that is no answer, or a 200 that has none: Lost, TurnedDown, TemporaryFailure or BadConfig; never
-    with the key in it.
+    with what `hiding` takes out of a text.
     """
     said, code = _said(data)
-    said = cleaned(said, key) or "no reason given"
+    said = cleaned(said, hiding) or "no reason given"
     found, low = f"({status}: {said})", said.lower()
     if status == 402 or "insufficient_quota" in code or (status == 400 and "credit balance" in low):
         return TemporaryFailure(f"{base_url} wants to be paid first {found}; add credit, then run again.")
+    loading = status not in (401, 403) and bool(_LOADING.search(low)) and not _FAILED.search(low)
     if status == 200:
-        return Lost("no answer", said=said)
-    if status in _AGAIN or (status >= 500 and status not in _NEVER):
-        return Lost(str(status), retry_after({k.lower(): v for k, v in headers.items()}), said)
+        return Lost("no answer", said=said, loading=loading)
+    if status in _AGAIN or (status >= 500 and status not in _NEVER) or (status >= 400 and loading):
+        return Lost(str(status), retry_after({k.lower(): v for k, v in headers.items()}), said, loading=loading)
     if status < 400:
-        where = cleaned(headers.get("Location", ""), key) or "elsewhere"
+        where = cleaned(headers.get("Location", ""), hiding) or "elsewhere"
         return BadConfig(
             f"{base_url} is not where answers come from, it points to {where} ({status}); correct base_url."
         )
     if status == 401 or (status == 400 and "api key" in low):
         return BadConfig(f"{base_url} refuses the key {found}; check the variable that holds it.")
     means = None
-    if status == 403 and not any(word in low for word in ("moderation", "flagged")):
+    if status == 403 and _FIELD.search(low):
+        means = BadConfig(
+            f"{base_url} does not allow a field of the request {found}; set `mode` to sampled if it is log-probabilities, or "
+            "leave it out of `extra`, or ask for the right to it."
+        )
+    elif status == 403 and not any(word in low for word in ("moderation", "flagged")):
         means = BadConfig(
             f"{base_url} refuses the key, or this to its owner {found}; check the variable that holds it."
         )
@@ -95,9 +116,9 @@ def error_within(body: dict[str, Any]) -> tuple[int, bytes] | None:
     return (statuses or [200])[0], data
 
 
-def cleaned(text: str, key: str) -> str:
-    """What a provider says, on one line, not too long, and without the key."""
-    return " ".join((text.replace(key, "…") if key else text).split())[:_SENTENCE]
+def cleaned(text: str, hiding: Callable[[str], str]) -> str:
+    """What a provider says, on one line, not too long, and without what `hiding` takes out."""
+    return " ".join(hiding(text).split())[:_SENTENCE]
 
 
 def _number(status: object) -> int:

@@ -62,11 +62,12 @@ class Judge:
         return {
             "engine": "judge",
             "model": self._settings.model,
-            "served": self.dialect.model,
+            "served": self._settings.served or self.dialect.model,
             "wording": WORDING,
             "labels": [self._stimulus.label_a, self._stimulus.label_b],
             "max_tokens": self.dialect.max_tokens,
             "extra": self._settings.extra,
+            **self._settings.written_out,
         }
 
     def unclear(self, answer: Answer) -> Unclear:

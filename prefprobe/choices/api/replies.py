@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.engine import Answer, Spend, may_cost
+from prefprobe.choices.engine import TOOL_CALLS, Answer, Spend, may_cost
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
 from prefprobe.settings import Prices
@@ -49,10 +49,22 @@ def text(body: Body) -> str:
 
 
 def finish(body: Body) -> str:
-    """Why the answer ended: `refusal` if the provider says so in a field of its own, else its finish reason."""
+    """Why the answer ended: `refusal` if the provider says so in a field of its own, TOOL_CALLS for one that is only a call,
+    else its finish reason.
+    """
     if _message(body).get("refusal"):
         return "refusal"
-    return str((_first_choice(body) or {}).get("finish_reason") or "stop")
+    reason = str((_first_choice(body) or {}).get("finish_reason") or "stop")
+    if only_calls(body):
+        return TOOL_CALLS
+    return "stop" if reason == TOOL_CALLS else reason  # it says something beside
+
+
+def only_calls(body: Body) -> bool:
+    """Whether the answer calls a tool and says nothing."""
+    calls = [_message(body).get("tool_calls"), _message(body).get("function_call")]
+    reason = (_first_choice(body) or {}).get("finish_reason")
+    return (any(calls) or reason in (TOOL_CALLS, "function_call")) and not text(body).strip()
 
 
 def thinks(body: Body) -> bool:
@@ -78,15 +90,22 @@ def logprobs(body: Body) -> list[Body]:
     return tokens if all(map(_says, tokens)) and all(_says(other) for each in others for other in each) else []
 
 
+ALONE = "the endpoint listed the answer's own tokens alone"
+
+
 def unlisted(body: Body) -> str:
-    """Why `logprobs` finds nothing to read, in words."""
+    """Why there is nothing to read in what `logprobs` finds, in words; "" if there is."""
+    if entries := logprobs(body):
+        others = any(other["token"] != entry["token"] for entry in entries for other in entry["top_logprobs"])
+        return "" if others else ALONE
     found = {name: value for name, value in _listed(body).items() if value}
     if not found:
         return "the endpoint returned no log-probabilities"
     tokens = found.get("content")
     alone = isinstance(tokens, list) and not any(_mapping(entry).get("top_logprobs") for entry in tokens)
-    if alone or ("token_logprobs" in found and "top_logprobs" not in found):
-        return "the endpoint listed the answer's own tokens alone"
+    columns = found.get("top_logprobs")
+    if alone or ("token_logprobs" in found and not (isinstance(columns, list) and any(columns))):
+        return ALONE
     return f"the endpoint returned log-probabilities in a form that is not read (fields: {', '.join(sorted(found))})"
 
 

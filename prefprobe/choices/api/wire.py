@@ -10,55 +10,44 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.failures import Lost, cleaned, error_within, failure
+from prefprobe.choices.api.stream import EVENTS, CutOff, completion, is_stream, read_events
 from prefprobe.errors import BadConfig
 
 
 class Wire:
-    """POSTs to `base_url`/chat/completions. The key goes into one header and nowhere else.
+    """POSTs to `base_url`/chat/completions, with the headers and the query of `access`, which go nowhere else.
 
     `inspect` names what is wrong with a body, None if nothing: a wrong one is a lost attempt. `timeout` is seconds for
     one attempt, from the first byte sent to the last one read.
     """
 
-    def __init__(
-        self, base_url: str, key: str | None, timeout: float, inspect: Callable[[dict[str, Any]], str | None]
-    ) -> None:
-        self.base_url, self._timeout, self._inspect = base_url.rstrip("/"), timeout, inspect
-        self.__key = (key or "").strip()  # a file's last line break is no part of the key in it
-        if not (self.__key.isascii() and self.__key.isprintable()):
-            raise BadConfig(f"the key for {self.base_url} has characters that no key has; check the variable it is in.")
+    def __init__(self, access: Access, timeout: float, inspect: Callable[[dict[str, Any]], str | None]) -> None:
+        self.base_url, self._access, self._timeout, self._inspect = access.base_url, access, timeout, inspect
 
     def session(self) -> aiohttp.ClientSession:
         """Connections that `attempt` shares; closed by whoever opens them."""
-        headers = {"Content-Type": "application/json"}
-        if self.__key:
-            headers["Authorization"] = f"Bearer {self.__key}"
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            headers=headers,
+            headers={**self._access.headers, "Content-Type": "application/json"},
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             proxy=_proxy(self.base_url),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def attempt(self, session: aiohttp.ClientSession, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON that comes back for `asked`.
+        """The JSON that comes back for `asked`; a stream of events is put together.
 
         Raises Lost for what is worth another attempt, and what `failure` says for other statuses.
         """
-        url = f"{self.base_url}/chat/completions"
+        url, hiding = f"{self.base_url}/chat/completions", self._access.hiding
         payload = json.dumps(asked, separators=(",", ":")).encode()
         try:
-            async with session.post(url, data=payload, allow_redirects=False) as reply:
-                data = await reply.read()
+            async with session.post(url, params=self._access.query, data=payload, allow_redirects=False) as reply:
+                data = await (read_events(reply.content) if reply.content_type == EVENTS else reply.read())
                 if not 200 <= reply.status < 300:
-                    raise failure(self.base_url, reply.status, data, reply.headers, self.__key)
-                if reply.content_type == "text/event-stream":
-                    raise BadConfig(
-                        f"{self.base_url} answers in a stream of events that nobody asked for; have it answer whole, or "
-                        "ask another address."
-                    )
+                    raise failure(self.base_url, reply.status, data, reply.headers, hiding)
         except TimeoutError:
             raise Lost("timeout") from None
         except aiohttp.ClientPayloadError:
@@ -77,18 +66,20 @@ class Wire:
                     f"{self.base_url} answers in an encoding that nobody asked for ({_encoding(error.message)}); have what "
                     "stands before the model leave its answers as they are."
                 ) from None
-            raise Lost("disconnected", said=cleaned(f"no HTTP/1.1: {error.message}", self.__key)) from None
+            raise Lost("disconnected", said=cleaned(f"no HTTP/1.1: {error.message}", hiding)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise Lost("disconnected", said=type(error).__name__) from None
         try:
-            body = json.loads(data)
+            body = completion(data) if is_stream(data) else json.loads(data)
+        except CutOff:
+            raise Lost("cut body") from None
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise Lost("garbage", said=cleaned(data.decode("utf-8", "replace"), self.__key))
+            raise Lost("garbage", said=cleaned(data.decode("utf-8", "replace"), hiding))
         if error_found := error_within(body):
             status, stated = error_found
-            raise failure(self.base_url, status, stated, reply.headers, self.__key)
+            raise failure(self.base_url, status, stated, reply.headers, hiding)
         wrong = self._inspect(body)
         if wrong is not None:
             raise Lost(wrong)

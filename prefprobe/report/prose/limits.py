@@ -9,6 +9,7 @@ from prefprobe.findings.constant import constant, sentence
 from prefprobe.findings.results import Results
 from prefprobe.numbers import by_set, count, interval, listed, number, percent
 from prefprobe.report.prose.limits_answers import answers
+from prefprobe.report.prose.one_model import doubts
 
 LOW_MASS = 0.9
 BIASED = 0.1
@@ -20,7 +21,7 @@ FEW_TASKS = 50
 
 def limits(results: Results) -> list[str]:
     """One or two sentences each, the widest first."""
-    measuring = _measuring(results.measure) + answers(results) + _precision(results)
+    measuring = doubts(results) + _measuring(results.measure) + answers(results) + _precision(results)
     measuring = [text for text in [sentence(constant(results))] if text] + measuring
     return _size(results) + measuring + _probing(results) + _compared(results)
 

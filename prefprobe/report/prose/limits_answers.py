@@ -15,7 +15,7 @@ _LONGEST = 200
 
 def answers(results: Results) -> list[str]:
     """One or two sentences each; none where every question got a plain answer."""
-    said = _spent(results.measure) + _estimated(results) + _neither(results) + _bounded(results)
+    said = _spent(results.measure) + _estimated(results) + _neither(results) + _tool_calls(results) + _bounded(results)
     return said + _failed(results) + _lost(results) + _answered_by(results) + _sampled(results) + _unmoved(results)
 
 
@@ -55,6 +55,16 @@ def _neither(results: Results) -> list[str]:
          + no_judge),
     )  # fmt: skip
     return [text.format(by_set(of)) for of, text in said if of]
+
+
+def _tool_calls(results: Results) -> list[str]:
+    calls = {name: count(found["tool_calls"]) for name, found in results.accounts.items() if found.get("tool_calls")}
+    if not calls:
+        return []
+    return [
+        f"Calls of tools: {by_set(calls)} of the unparsed answers call a tool and say nothing; `extra: {{tool_choice: none}}` "
+        "forbids that where the endpoint heeds it."
+    ]
 
 
 def _bounded(results: Results) -> list[str]:
@@ -99,8 +109,8 @@ def _answered_by(results: Results) -> list[str]:
     if len(served) < 2:
         return []
     return [
-        f"Providers: answers came from more than one, {_counted(served)}; they may run the model at other precisions or "
-        "with other templates, which no number here tells apart."
+        f"Providers: answers came from more than one provider or name, {_counted(served)}; they may run the model at other "
+        "precisions or with other templates, which no number here tells apart."
     ]
 
 

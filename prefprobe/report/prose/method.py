@@ -4,6 +4,7 @@ from prefprobe.findings.results import Results
 from prefprobe.numbers import count, listed
 from prefprobe.report.prose.method_answers import answered, asked
 from prefprobe.report.prose.method_prompts import rendered
+from prefprobe.report.prose.one_model import compared
 from prefprobe.tasks.topics import OTHER
 
 
@@ -26,6 +27,7 @@ def _choices(results: Results) -> list[str]:
         f"One choice shows two tasks under the labels {labels} and asks which the model would rather do; "
         f"{answered(results)}, at temperature {measured['temperature']:g}, and every pair is shown in both orders.",
         *asked(results),
+        *compared(results),
         *rendered(results),
         f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {count(train['batch'])} "
         f"(train) and {count(eval_['batch'])} (eval) among tasks close in utility and little compared, for at most "

@@ -1,6 +1,7 @@
 """Pair selection: the promises of the first graph, and those of active learning against a literal enumeration."""
 
 import tracemalloc
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from prefprobe.choices import pairs as module
-from prefprobe.choices.pairs import initial_pairs, select_pairs
+from prefprobe.choices.pairs import few_pairs, initial_pairs, select_pairs
 from prefprobe.errors import BadConfig
 
 
@@ -236,3 +237,18 @@ def test_ten_thousand_tasks_take_little_memory() -> None:
 def test_bad_input_is_refused(mu: list, seen: list, options: dict, message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         select_pairs(mu, seen, 1, np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 7, 8, 60])
+def test_pairs_are_spread_over_tasks_and_follow_from_ids_and_seed(tasks: int) -> None:
+    ids = [f"task-{i}" for i in range(tasks)]
+    every = few_pairs(ids, 10**6, 0)
+    assert {frozenset(pair) for pair in every} == {frozenset(pair) for pair in combinations(ids, 2)}
+    assert len(every) == tasks * (tasks - 1) // 2
+    for n in range(1, len(every) + 1, max(1, len(every) // 50)):
+        pairs = few_pairs(reversed(ids), n, 0)
+        assert pairs == every[:n]
+        counts = Counter(id_ for pair in pairs for id_ in pair)
+        assert max(counts.values()) - min(counts.get(id_, 0) for id_ in ids) <= 1 + tasks % 2
+    if tasks > 3:
+        assert few_pairs(ids, 3, 1) != every[:3]

@@ -15,13 +15,14 @@ import pytest
 import yaml
 
 from prefprobe.config import load_config
+from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.store.formats import npz_bytes
 from prefprobe.study.export import export_features
 from prefprobe.study.run import Run, run_nodes
 from prefprobe.thurstonian.fit_files import fit_choices
 from tests.fault_server import Behaviour, FaultServer
-from tests.planted_study import PROMPT
+from tests.planted_study import PROMPT, PlantedEngine
 from tests.store_page import PAGE, described, differences, stored
 
 WIDTH, LAYERS = 8, (1, 2)
@@ -78,16 +79,25 @@ def write_study(folder: Path, url: str) -> Path:
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     """Every file that a study writes, and those of `export` and `fit`."""
     folder = tmp_path_factory.mktemp("study")
-    loading, extraction = ModuleType("loading"), ModuleType("extraction")
+    loading, extraction, local = (ModuleType(name) for name in ("loading", "extraction", "local"))
     prompts = SimpleNamespace(describe=lambda: PROMPT)
     model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted", prompts=prompts)
     loading.__dict__.update(load_model=lambda *_, **__: model)
     extraction.__dict__.update(ALONE="alone.json", extract=extract, layer_numbers=lambda *_: list(LAYERS))
-    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1)) as server:
+    own = PlantedEngine(
+        lambda q: worth(q.first) - worth(q.second) + Behaviour.bias, exact=True, mass=lambda _: Behaviour.label_mass
+    )
+    local.__dict__.update(LocalEngine=lambda *_, **__: own)
+    with pytest.MonkeyPatch.context() as patch, FaultServer(Behaviour(unlabelled=0.1, calls_tools=0.25)) as server:
         patch.setitem(sys.modules, "prefprobe.activations.loading", loading)
         patch.setitem(sys.modules, "prefprobe.activations.extraction", extraction)
+        patch.setitem(sys.modules, "prefprobe.choices.local", local)
         run = Run.create(str(folder / "store"), load_config(write_study(folder, server.url)))
         run_nodes(run, run.nodes.values(), Progress())
+        server.behaviour = Behaviour(bias=-3.0)
+        other = Run.create(str(folder / "store"), load_config(folder / "small.yaml", ["choices.api.model=another"]))
+        with pytest.raises(BadConfig, match="is not the model of own weights"):
+            run_nodes(other, other.nodes.values(), Progress())
     table = {"task_a": ["a", "b", "c"], "task_b": ["b", "c", "a"], "choice": ["a", "a", "refusal"]}
     pa.parquet.write_table(pa.table(table), folder / "choices.parquet")
     fit_choices(folder / "choices.parquet", folder / "fitted", compat=False, resamples=20)

@@ -12,7 +12,7 @@ import yaml
 from docs.reference import walk
 from prefprobe import __version__
 from prefprobe.cli import main
-from prefprobe.settings import Config
+from prefprobe.settings import ChoiceSettings, Config
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -113,6 +113,22 @@ def test_settings_that_presets_on_pages_name_are_settings() -> None:
         assert [key for key in values if key not in Config.model_fields] == []
         for key, value in values.items():
             Config.model_fields[key].annotation.model_validate(value)  # type: ignore[union-attr]
+
+
+def test_every_endpoint_has_an_example_that_is_one_and_says_whether_it_was_run() -> None:
+    page = (ROOT / "docs" / "endpoints.md").read_text("utf-8")
+    parts = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    named = ["OpenAI", "Azure", "OpenRouter", "Together", "vLLM", "SGLang", "llama.cpp", "LiteLLM", "Ollama"]
+    named += ["transformers serve"]
+    assert set(named) < set(parts)
+    for name in named:
+        (block,) = re.findall(r"^```yaml\n(.*?)^```", parts[name], re.MULTILINE | re.DOTALL)
+        choices = ChoiceSettings(**yaml.safe_load(block)["choices"])
+        assert choices.api is not None
+        assert "https://" in parts[name].replace(block, "")  # a source
+        assert ("*Not run here" in parts[name]) == (name not in ("llama.cpp", "transformers serve")), name
+    azure = yaml.safe_load(re.findall(r"^```yaml\n(.*?)^```", parts["Azure"], re.MULTILINE | re.DOTALL)[0])["choices"]
+    assert ChoiceSettings(**azure).keyed()["api"]["query"] == {"api-version": "2024-10-21"}
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -30,6 +30,7 @@ from prefprobe.tasks.pool import Task
 
 PRESETS = Path(__file__).parents[3] / "presets"
 STIMULUS = Stimulus("One", "The other:")
+API = ("choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m")
 LABELS = ["choices.label_a=One", "choices.label_b='The other:'"]
 
 
@@ -168,17 +169,17 @@ def test_a_template_that_leaves_answers_in_a_thought_is_refused_where_labels_are
     thinking = turn + "{% if add_generation_prompt %}<think>{% endif %}"
     lengths = replace(facts.lengths, turns=Turns(renderer(thinking, {}, DATE, {})))
     by_name = {"model": replace(facts, lengths=lengths, takes=["effort"])}
-    with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*it takes effort\)"):
-        freeze(config(*LABELS), pool(), by_name, [])
-    over = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
-    assert freeze(config(*over), pool(), by_name, []).too_long == []
+    for asked in (LABELS, (*API, "choices.api.compare=8")):
+        with pytest.raises(BadConfig, match=r"begins an answer with `<think>`.*it takes effort\).*api\.compare: 0"):
+            freeze(config(*asked), pool(), by_name, [])
+    assert freeze(config(*API, "choices.api.compare=0"), pool(), by_name, []).too_long == []
 
 
-def test_of_an_endpoint_only_the_activations_are_counted() -> None:
-    over = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
-    assert freeze(config(*over), pool(30), {"model": words(32)}, []).too_long == []
-    with pytest.raises(BadConfig, match="a choice between it and"):
-        freeze(config(*LABELS), pool(30), {"model": words(32)}, [])
+def test_of_an_endpoint_only_the_activations_are_counted_unless_own_weights_choose_too() -> None:
+    assert freeze(config(*API, "choices.api.compare=0"), pool(30), {"model": words(32)}, []).too_long == []
+    for asked in (LABELS, API):
+        with pytest.raises(BadConfig, match="a choice between it and"):
+            freeze(config(*asked), pool(30), {"model": words(32)}, [])
 
 
 def test_a_shift_task_among_the_measured_ones_is_refused_before_they_are_measured() -> None:

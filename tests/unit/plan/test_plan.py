@@ -88,7 +88,9 @@ def preset(tmp_path: Path, **values: Any) -> Path:
 
 
 def api(**values: Any) -> dict[str, Any]:
-    return {"engine": "api", "api": {"base_url": "http://127.0.0.1:1/v1", "model": "m", **values}}
+    """Not compared with own weights, unless it is asked for."""
+    given = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "compare": 0, **values}
+    return {"engine": "api", "api": given}
 
 
 def call(*args: object) -> int:
@@ -394,6 +396,29 @@ def test_an_api_costs_dollars_and_no_gpu(tmp_path: Path, capsys: pytest.CaptureF
     sampled, whole = planned(capsys, path, "--set", "choices.api.mode=sampled")
     assert sampled["measure.train"]["requests"] == 640
     assert not any("log-probabilities" in r for r in whole["remarks"])
+
+
+def test_what_is_asked_of_own_weights_too_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = preset(tmp_path, choices=api(prices={"prompt": 2, "completion": 10}, budget_tokens=10**9))
+    alone, _ = planned(capsys, path)
+    both, whole = planned(capsys, path, "--set", "choices.api.compare=10")
+    assert "own-choices" not in alone
+    own, message = both["own-choices"], len(Stimulus().message("x" * LONG, "x" * LONG)) / 4 + 16
+    assert (own["node"], own["pairs"], own["requests"], own["dollars"]) == ("gpu", 10, 20, 0)
+    assert own["prompt_tokens"] == round(20 * message)
+    assert own["gpu_hours"] == pytest.approx((20 * message / 17760 * 2 / 27 + 4) / 3600, rel=1e-3)
+    assert own["bytes"] == 20 * 150
+    for name in ("measure.train", "measure.eval"):
+        more = {key: both[name][key] - alone[name][key] for key in ("pairs", "requests", "prompt_tokens")}
+        assert more == {"pairs": 0, "requests": 10 * 2 * 12, "prompt_tokens": pytest.approx(240 * message, abs=1)}
+    assert both["shift-measure"] == alone["shift-measure"]
+    assert any(r.startswith("Compared: 10 pairs") and "each order 12 times" in r for r in whole["remarks"])
+    assert any("tokens a second for choices" in r for r in whole["remarks"])
+    exact, _ = planned(capsys, path, "--set", "choices.api.compare=10", "--set", "choices.api.mode=exact")
+    assert exact["measure.train"]["requests"] == 160 + 20
+    _, short = planned(capsys, path, "--set", "choices.api.compare=10", "--set", "choices.api.budget_tokens=1")
+    over = [r.split(":")[0] for r in short["remarks"] if r.startswith(("own", "measure", "shift"))]
+    assert over == ["measure.train", "measure.eval", "shift-measure"]  # own weights have no budget
 
 
 def test_unknown_prices_are_said_with_the_setting_that_makes_them_known(

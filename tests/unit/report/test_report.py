@@ -175,6 +175,13 @@ API = {
 }  # fmt: skip
 
 
+AGREED = {
+    "pairs": 24, "choices": 48, "answers": 576, "refusals": 12, "unparsed": 6, "failed": 0, "labelled": 0.96,
+    "label_mass": 0.97, "spread": 0.31, "noise": 0.08, "r": 0.9812, "r_low": 0.96, "r_high": 0.99, "difference": 0.0312,
+    "difference_low": 0.0, "difference_high": 0.05, "min_agreement": 0.9, "max_difference": 0.1, "verdict": "same",
+}  # fmt: skip
+
+
 def over_api(results: Results, engine="sampled-api", mode="auto", judge=True) -> Results:
     """The same findings of a model behind an API, whose train set took more than the budget."""
     api = {**API, "mode": mode, "judge": API["judge"] if judge else None}
@@ -197,7 +204,7 @@ def over_api(results: Results, engine="sampled-api", mode="auto", judge=True) ->
             }
         n = found["n_choices"] = sum(round_["new_choices"] for round_ in found["rounds"])
         total = {kind: sum(round_[kind] for round_ in found["rounds"]) for kind in ("refusals", "unparsed", "failed")}
-        found |= {**total, "engine": engine, "asked": ASKED, "judged": n // 30}
+        found |= {**total, "engine": engine, "asked": ASKED, "judged": n // 30, "agreement": dict(AGREED)}
         found["spend"] = {
             "requests": n + n // 20,
             "prompt_tokens": 200 * n,
@@ -713,7 +720,7 @@ def test_what_an_api_cannot_show_is_a_limit() -> None:
         "Unparsed answers: 5 % (train) and 6 % (eval) say neither",
         "turned down 6 for good; they count for neither task. It said “404 No such route” (4) and “400 Flagged by",
         "beside 1,560 answers, those that were lost and tried again number 39: 429 (33), timeout (4) and cut body (2).",
-        "Providers: answers came from more than one, planted-1b-0925 by Alpha (1,513) and planted-1b-0925 by Beta (41)",
+        "Providers: answers came from more than one provider or name, planted-1b-0925 by Alpha (1,513) and planted-1b-0925 by",
         "because answers begin with a label with a probability of 0.62, less than 0.9.",
         "leave out number 7;",
         "Convergence: measuring stopped with its last allowed round, at a rank correlation of 0.960 with the one before (eval).",
@@ -730,6 +737,21 @@ def test_what_an_api_cannot_show_is_a_limit() -> None:
     quiet = " ".join(limits(dataclasses.replace(fine, shift={**fine.shift, "unanswered": 0})))
     for words in ("Budget", "Refusals", "Unparsed", "Failed", "Lost", "Providers", "Sampling", "Unanswered"):
         assert words not in quiet
+
+
+def test_answers_that_only_call_a_tool_have_a_row_and_are_a_limit() -> None:
+    results = over_api(study(), engine="sampled-api")
+    assert "Calls of tools" not in " ".join(limits(results))
+    assert not [name for name, _ in choice_tables.asked(results) if "tool" in name]
+    results.measure["train"]["tool_calls"] = 12
+    (said,) = [limit for limit in limits(results) if limit.startswith("Calls of tools")]
+    assert said.startswith(
+        "Calls of tools: 12 (train) of the unparsed answers call a tool and say nothing; `extra: {tool_"
+    )
+    rows = dict(choice_tables.asked(results))
+    assert [value for value, _ in rows["of them only calls of tools"]][:2] == [12, None]
+    names = list(rows)
+    assert names.index("of them only calls of tools") == names.index("unparsed answers") + 1
 
 
 def test_values_that_are_only_bounded_are_a_limit() -> None:
@@ -760,6 +782,51 @@ def test_estimated_tokens_are_a_limit_and_what_was_paid_in_vain_has_rows() -> No
     )
     rows = {name: cells[0] for name, cells in choice_tables.asked(results) if "in vain" in name}
     assert list(rows.values()) == [(28, "28"), (90, "90"), (8, "8"), (0.5, "0.5000")]
+
+
+def test_how_well_the_endpoint_agrees_with_own_weights_is_said() -> None:
+    results = over_api(study())
+    results.measure["eval"]["agreement"] |= {"r": 0.95, "r_low": 0.91, "r_high": 0.98}
+    said = next(text for text in method(results) if text.startswith("Own weights chose"))
+    assert (
+        "over 24 (train and eval) pairs the endpoint’s P(A) correlates with theirs at r = 0.981 [0.96, 0.99] (train)"
+        in said
+    )
+    assert "and 0.950 [0.91, 0.98] (eval)" in said
+    assert (
+        "lies 0.031 [0.00, 0.05] (train and eval) apart (root mean square), both freed of the noise of sampling" in said
+    )
+    assert "surely below 0.9, or the distance above 0.1" in said
+    rows = dict(choice_tables.asked(results))
+    assert rows["r of P(A) with own weights"][:2] == [(0.9812, "0.981"), (0.95, "0.950")]
+    assert rows["P(A) apart, root mean square"][0] == (0.0312, "0.031")
+    assert not [limit for limit in limits(results) if limit.startswith("One model")]
+    for found in results.measure.values():
+        found["agreement"]["noise"] = 0.0
+    assert "noise of sampling" not in " ".join(method(results))
+    plain = study()
+    assert "One model" not in " ".join(limits(plain))
+    assert "Own weights chose" not in " ".join(method(plain))
+
+
+def test_what_leaves_open_whether_it_is_one_model_is_a_limit() -> None:
+    def said(**changed: object) -> list[str]:
+        results = over_api(study())
+        results.measure["eval"]["agreement"] |= changed
+        return [limit for limit in limits(results) if limit.startswith("One model")]
+
+    assert said() == []
+    (open_,) = said(verdict="undecided", r_low=0.71, difference_high=0.13)
+    assert "r may be as low as 0.71 (eval), and P(A) as far apart as 0.13 (eval)" in open_
+    (rare,) = said(labelled=0.31)
+    assert "far rarer than own weights make them: 31 %, of own weights 97 % (eval)." in rare
+    (flat,) = said(r=0.46, r_low=-0.2, r_high=0.7, spread=0.05)
+    assert "hardly varies between pairs (sd 0.05 (eval))" in flat
+    alone = over_api(study())
+    for found in alone.measure.values():
+        del found["agreement"]
+    (not_compared,) = [limit for limit in limits(alone) if limit.startswith("One model")]
+    assert "was not compared with own weights" in not_compared
 
 
 def test_only_a_few_sentences_of_a_provider_are_given() -> None:

@@ -53,6 +53,8 @@ class Accent:
             return Reply("q", None, f"400: top_logprobs must be at most {self.most_top}", ())
         if self.not_zero and body.get("temperature") == 0:
             return Reply("q", None, f"400: {self.not_zero}", ())
+        if self.logprobs and body.get("logprobs", True) is not True:
+            return Reply("q", None, "400: logprobs must be true or false", ())
         limit = body.get("max_tokens") or body.get("max_completion_tokens") or math.inf
         if limit < self.smallest_limit:
             return Reply("q", None, "400: Could not finish: max_tokens or model output limit was reached", ())
@@ -128,8 +130,8 @@ def test_a_dialect_that_a_step_began_with_opens_again() -> None:
         "cost": 0.25,
     }
     dialect = Dialect(**kept)  # type: ignore[arg-type]
-    new = {"refused": {}, "prefill": "", "prefill_by": "", "usage": True, "requests": 0}
-    assert asdict(dialect) == kept | new
+    new: dict[str, Any] = {"refused": {}, "prefill": "", "prefill_by": "", "usage": True, "requests": 0}
+    assert asdict(dialect) == kept | new | {"counted": False, "stream_options": False}
     assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 

@@ -390,7 +390,7 @@ def test_faults_change_nothing_but_the_losses() -> None:
     assert plain.identity == faulty.identity
     assert not any(a.losses for a in one.values())
     lost = {cause for answer in two.values() for cause in answer.losses}
-    assert {"no answer", "empty answer", "wrong model", "duplicate"} <= lost
+    assert {"no answer", "empty answer", "wrong model (planted-mini)", "duplicate"} <= lost
     assert {a.model for a in two.values()} == {"planted"}
 
 
@@ -402,16 +402,6 @@ def test_a_repeated_id_is_a_duplicate() -> None:
         engine = engine_for(server)
         got = answers(engine, questions())
     assert {a.losses for a in got.values()} == {("duplicate",)}
-
-
-def test_an_endpoint_that_goes_over_to_another_model_stops_the_run() -> None:
-    def changed(body: dict[str, Any], _: int) -> str | None:
-        return "other model" if "u=" in body["messages"][-1]["content"] else None
-
-    with FaultServer(script=changed) as server:
-        engine = engine_for(server, patience=2.0)
-        with pytest.raises(TemporaryFailure, match="wrong model"):
-            answers(engine, questions())
 
 
 def test_refusals_and_what_is_turned_down() -> None:
