@@ -15,13 +15,15 @@ from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model
 from prefprobe.activations.prompts import PromptFormat
+from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.replies import expected
 from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.plan.model import model_facts
 from prefprobe.progress import Progress
-from prefprobe.settings import ModelSettings
+from prefprobe.settings import ApiSettings, ModelSettings
 from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
@@ -102,6 +104,19 @@ def asked(engine: LocalEngine, questions: list[Question]) -> dict[str, Answer]:
     got = Saved()
     engine.answer(questions, got)
     return {a.id: a for a in got}
+
+
+def test_tokens_are_estimated_not_too_low_nor_twice_too_high(model: LoadedModel) -> None:
+    """Where an endpoint reports none, against this tokenizer, of a small vocabulary; a template's own tokens count too."""
+    tasks = [task.text for task in read_tasks([DEMO])]
+    settings, stimulus, dialect = ApiSettings(base_url="http://h/v1", model="m"), Stimulus(), Dialect()
+    shares = []
+    for first, second in zip(tasks[::2], tasks[1::2], strict=True):
+        message = stimulus.message(first, second)
+        body = dialect.body(settings, message, None, 1.0, 0)
+        shares.append(expected(body, None).prompt_tokens / len(model.prompt_tokens(message)))
+    assert min(shares) >= 1.0
+    assert sum(shares) / len(shares) < 2.2
 
 
 def test_the_exact_engine_reads_what_the_model_would_say(model: LoadedModel) -> None:

@@ -1,14 +1,20 @@
 """The store in a bucket of a real S3 server."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.choices.engine import Answer, Question, Save, Spend
+from prefprobe.choices.ledger import Ledger
 from prefprobe.errors import BadConfig
+from prefprobe.progress import Progress
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import read_output
 from tests.conftest import ACCESS_KEY, READER, SECRET_KEY
 from tests.object_contract import ObjectContract
+from tests.questions import question
 from tests.step_contract import StepContract, step_store
 
 pytestmark = pytest.mark.s3
@@ -35,6 +41,23 @@ def test_a_bucket_has_no_local_path(url: str) -> None:
     objects = ObjectStore.open(f"{url}/")
     assert objects.url == url
     assert objects.describe("a/b") == f"{url}/a/b"
+
+
+def test_what_was_asked_and_lost_is_counted_in_a_bucket(url: str) -> None:
+    """As in a folder: a question is in the note of its process before it goes out, and out of it with its answer."""
+    store = step_store(ObjectStore.open(url), "answers")
+    killed = Ledger(store, "me", "answers")
+    killed.owe({"q1": Spend(1, 50, 5, 0.25), "q2": Spend(2, 100, 10, 0.5)})
+    log = AnswerLog(step_store(ObjectStore.open(url), "answers"), "me")
+    assert log.spend == Spend(3, 150, 15, 0.75)
+
+    def asked(questions: Sequence[Question], save: Save) -> None:
+        save.owe({"q1": Spend(1, 50, 5, 0.25)})
+        save([Answer("q1", "Task A", prompt_tokens=60, completion_tokens=4, cost=1.0)])
+
+    log.ask(asked, [question("q1", "x", "y")], Progress.silent(), "answers")
+    assert log.spend == Spend(2, 120, 8, 2.0) + Spend(2, 100, 10, 0.5)
+    assert AnswerLog(store, "me").spend == log.spend
 
 
 def test_missing_bucket_is_named(s3_url: str) -> None:

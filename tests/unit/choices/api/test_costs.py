@@ -106,7 +106,8 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "x" * 300}], "ma
     [
         ({"message": {"content": "y" * 30}}, {}, 10, True),
         ({"message": {"content": "y" * 30}, "finish_reason": "length"}, None, 16, True),
-        ({"message": {"content": "é" * 30}}, [], 20, True),
+        ({"message": {"content": "é" * 30}}, [], 40, True),
+        ({"message": {"content": "1234567890 + 3"}}, {}, 12, True),
         ({"message": {"content": "\ud800" * 3}}, {}, 1, True),
         ({"message": {"content": ""}}, {"prompt_tokens": 9, "completion_tokens": 0}, 0, False),
         ({"message": {"content": "y"}}, {"prompt_tokens": 9, "completion_tokens": 0}, 1, True),
