@@ -120,6 +120,8 @@ class Reading:
     """The probability that an answer begins with one of the labels, of an exact outcome."""
     bounded: bool = False
     """Whether one label was too improbable to be listed: the logit is then at least as far from zero as it says."""
+    fault: str = ""
+    """Why the log-probabilities that came with an answer are not read."""
 
 
 class Save(Protocol):

@@ -44,6 +44,8 @@ class Listed:
     positions: list[Position]
     fault: str
     """Why the log-probabilities are not those of the answer, in words; "" if they are."""
+    found: str = ""
+    """What makes that plain: what is listed for what is said, or the sum."""
 
     @classmethod
     def of(cls, raw: str) -> "Listed":
@@ -53,12 +55,15 @@ class Listed:
         leads = _leads([(token, logprob) for token, logprob, _ in top], read["text"])
         if leads is None:
             said = "".join(token for token, _, _ in top)
-            fault = f"the listed tokens are not the answer ({said[:_SHOWN]!r} for {read['text'][:_SHOWN]!r})"
-            return cls(read["text"], [], fault)
+            found = f"{said[:_SHOWN]!r} for {read['text'][:_SHOWN]!r}"
+            return cls(read["text"], [], "the listed tokens are not the answer", found)
         positions = [_position(lead, *each) for lead, each in zip(leads, top, strict=False) if lead is not None]
         most = max((each.total for each in positions), default=0.0)
-        fault = f"the probabilities listed for one token add up to {most:.2f}" if most > _MOST else ""
-        return cls(read["text"], positions, fault)
+        if most > _MOST:
+            return cls(
+                read["text"], positions, "the probabilities listed for one token add up to more than 1", f"{most:.2f}"
+            )
+        return cls(read["text"], positions, "")
 
 
 def kept(text: str, content: Sequence[dict[str, Any]], undecided: Callable[[str], bool], given: str = "") -> str:

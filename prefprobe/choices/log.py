@@ -113,7 +113,9 @@ class ChoiceLog:
         """
         answers = [self.asked[id_] for id_ in choices.column("choice_id").to_pylist()]
         outcomes = choices.column("outcome").to_pylist()
-        calls = sum(a.finish == TOOL_CALLS and o == "unparsed" for a, o in zip(answers, outcomes, strict=True))
+        silent = [a for a, outcome in zip(answers, outcomes, strict=True) if outcome == "unparsed"]
+        calls = sum(a.finish == TOOL_CALLS for a in silent)
+        unread = _counted(fault for a in silent if (fault := self.engine.read(a).fault))
         return {
             **nothing_said(choices),
             **({TOOL_CALLS: calls} if calls else {}),
@@ -123,6 +125,7 @@ class ChoiceLog:
             "repeated": asdict(self.repeated),
             "losses": _counted(loss for a in answers for loss in a.losses),
             "alone": sum(a.finish == ALONE for a in answers),
+            "unread": unread,
             "failures": _counted(a.finish for a in answers if a.finish.startswith("failed")),
             "served": _counted(f"{a.model} by {a.provider}" for a in answers if a.model),
         }

@@ -148,7 +148,7 @@ def read_probabilities(answer: Answer, labels: Labels, temperature: float) -> Re
     if read_text(Answer(answer.id, of.text, answer.finish), labels).outcome == "refusal":
         said = "refusal"
     if of.fault:
-        return Reading(said)
+        return Reading(said, fault=of.fault)
     first = [other for position in of.positions[:1] for other, _ in position.listed]
     text, path = labels.given + labels.blank(first), 0.0
     a: list[float] = []

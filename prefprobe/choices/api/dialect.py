@@ -362,7 +362,8 @@ class Interview:
 def _readings(answered: Mapping[str, Body], labels: Labels) -> tuple[str, list[Reading]]:
     """Why log-probabilities of one of the replies cannot be read, "" if all can, and what they say."""
     answers = [to_answer(Reply("", body, "", ()), "", None, labels) for body in answered.values()]
-    fault = next((fault for answer in answers if (fault := Listed.of(answer.raw).fault)), "")
+    listed = map(Listed.of, (answer.raw for answer in answers))
+    fault = next((f"{of.fault} ({of.found})" for of in listed if of.fault), "")
     return fault, [read_probabilities(answer, labels, 1.0) for answer in answers]
 
 

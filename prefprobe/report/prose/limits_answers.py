@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from prefprobe.findings.results import Results
-from prefprobe.numbers import by_set, count, listed, percent, shortened
+from prefprobe.numbers import by_set, count, listed, number, percent, shortened
 
 MANY = 0.05
 """A larger share of answers that choose neither task, refused or unparsed, is said to be a limit."""
@@ -15,7 +15,8 @@ _LONGEST = 200
 
 def answers(results: Results) -> list[str]:
     """One or two sentences each; none where every question got a plain answer."""
-    said = _spent(results.measure) + _estimated(results) + _neither(results) + _tool_calls(results) + _bounded(results)
+    said = _spent(results.measure) + _estimated(results) + _given(results) + _neither(results) + _tool_calls(results)
+    said += _unread(results) + _bounded(results)
     return said + _failed(results) + _lost(results) + _answered_by(results) + _sampled(results) + _unmoved(results)
 
 
@@ -38,6 +39,20 @@ def _estimated(results: Results) -> list[str]:
     return [
         f"Tokens: of {by_set(estimated)} the endpoint does not report the tokens. They are estimated, from the bytes of prompt "
         "and answer rather too high than too low, and so is what prices and budgets make of them."
+    ]
+
+
+def _given(results: Results) -> list[str]:
+    begun = {
+        name: f"“{asked['prefill']}”, since their own begin with a label with a probability of {number(asked['label_mass'], 2)}"
+        for name, found in results.measure.items()
+        if (asked := found.get("asked") or {}).get("prefill")
+    }
+    if not begun:
+        return []
+    return [
+        f"Beginning: all answers were given their beginning, {by_set(begun)}. P(A) is then the probability of the one label "
+        "among answers that begin so, and label mass that of both."
     ]
 
 
@@ -64,6 +79,16 @@ def _tool_calls(results: Results) -> list[str]:
     return [
         f"Calls of tools: {by_set(calls)} of the unparsed answers call a tool and say nothing; `extra: {{tool_choice: none}}` "
         "forbids that where the endpoint heeds it."
+    ]
+
+
+def _unread(results: Results) -> list[str]:
+    unread = results.counts("unread")
+    if not unread:
+        return []
+    return [
+        f"Unread: the log-probabilities of {count(unread.total())} unparsed answers are not those of an answer: "
+        f"{_counted(unread)}."
     ]
 
 

@@ -739,6 +739,23 @@ def test_what_an_api_cannot_show_is_a_limit() -> None:
         assert words not in quiet
 
 
+def test_a_beginning_that_was_given_and_what_was_not_read_are_limits() -> None:
+    assert not [limit for limit in limits(over_api(study())) if limit.startswith(("Beginning", "Unread"))]
+    results = over_api(study())
+    for found in results.measure.values():
+        found["asked"] |= {"prefill": "Task", "label_mass": 0.314}
+    results.measure["train"]["unread"] = {"the listed tokens are not the answer": 3}
+    said = [limit for limit in limits(results) if limit.startswith(("Beginning", "Unread"))]
+    assert said[0].startswith(
+        "Beginning: all answers were given their beginning, “Task”, since their own begin with a label with a probability of "
+        "0.31 (train and eval)."
+    )
+    assert said[1] == (
+        "Unread: the log-probabilities of 3 unparsed answers are not those of an answer: the listed tokens are not the answer "
+        "(3)."
+    )
+
+
 def test_answers_that_only_call_a_tool_have_a_row_and_are_a_limit() -> None:
     results = over_api(study(), engine="sampled-api")
     assert "Calls of tools" not in " ".join(limits(results))

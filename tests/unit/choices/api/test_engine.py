@@ -34,6 +34,7 @@ from tests.questions import Saved, question
 
 STIMULUS = Stimulus()
 TASKS = [f"Do {name} {{0}} u={worth:+.2f}" for name, worth in (("a", -1.0), ("b", 0.0), ("c", 0.5), ("d", 2.0))]
+TEXTS = dict(zip("abcd", TASKS, strict=True))
 PRICES = Prices(prompt=100.0, completion=1000.0)
 Script = Callable[[dict[str, Any], int], str | None]
 
@@ -161,6 +162,16 @@ def test_a_beginning_is_not_given_where_answers_begin_with_a_label() -> None:
     with FaultServer(Behaviour(lists=True, goes_on=tuple(PREFILLS))) as server:
         engine = engine_for(server)
     assert (engine.exact, engine.about["prefill"]) == (True, "")
+
+
+def test_log_probabilities_that_turn_unreadable_in_the_study_are_counted() -> None:
+    with FaultServer(Behaviour(lists=True)) as server:
+        engine = engine_for(server)
+        server.behaviour = Behaviour(lists=True, listing="zeros")
+        log = ChoiceLog(engine, TEXTS)
+        choices = log.measure(log.questions([("", "a", "b"), ("", "c", "d")], 1), 0)
+    assert set(choices.column("outcome").to_pylist()) == {"unparsed"}
+    assert log.account(choices)["unread"] == {"the probabilities listed for one token add up to more than 1": 4}
 
 
 PAIRS = [(a, b) for i, a in enumerate(TASKS) for b in TASKS[i + 1 :]]
