@@ -55,8 +55,10 @@ def few_pairs(ids: Iterable[str], n: int, seed: int) -> list[tuple[str, str]]:
 
 
 def _tournament(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Every pair of names, in rounds in which each has one opponent: one stays in its place, the others go round."""
-    places: list[str | None] = [*names, *([None] if len(names) % 2 else [])]
+    """Every pair of names, in rounds in which each has one opponent: neighbours first; one stays, the others go round."""
+    one_side: list[str | None] = [*names[::2]]
+    other_side: list[str | None] = [*names[1::2], *([None] if len(names) % 2 else [])]
+    places = one_side + other_side[::-1]
     for _ in range(len(places) - 1):
         for one, two in zip(places[: len(places) // 2], reversed(places), strict=False):
             if one is not None and two is not None:
