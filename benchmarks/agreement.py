@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from prefprobe.choices.agreement import Agreement, agreement
 from prefprobe.choices.log import SCHEMA
 from prefprobe.choices.pairs import few_pairs
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator

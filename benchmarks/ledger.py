@@ -21,7 +21,7 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Question, Save, Spend
 from prefprobe.choices.stimulus import STIMULUS
 from prefprobe.progress import Progress
-from prefprobe.settings import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings, TransportSettings
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 

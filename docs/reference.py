@@ -17,7 +17,8 @@ from pydantic_core import PydanticUndefined
 import prefprobe
 from prefprobe import cli, errors
 from prefprobe.findings import published, rules
-from prefprobe.settings import Config, Settings
+from prefprobe.settings import Config
+from prefprobe.settings.base import Settings
 from prefprobe.study.graph import STEPS
 
 _WORDS = {

@@ -9,7 +9,7 @@ import argparse
 import itertools
 
 import prefprobe as pp
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.jobs._model import open_model
 from prefprobe.progress import Progress
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.steps import StepStore

@@ -20,7 +20,8 @@ from prefprobe.numbers import MISSING, count, number, rough, rough_dollars, shor
 from prefprobe.plan.needs import Study, plan, read_study
 from prefprobe.plan.table import total
 from prefprobe.progress import Progress
-from prefprobe.settings import ApiSettings, Config
+from prefprobe.settings import Config
+from prefprobe.settings.api import ApiSettings
 from prefprobe.store.objects import ObjectStore
 
 if TYPE_CHECKING:

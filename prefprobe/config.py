@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from prefprobe.errors import BadConfig
-from prefprobe.settings import Config, Settings
+from prefprobe.settings import Config
+from prefprobe.settings.base import Settings
 from prefprobe.yaml_text import parse_yaml
 
 _OF_A_SOURCE = ("name", "revision")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prefprobe.choices.log import nothing_said
-from prefprobe.settings import ENOUGH_PAIRS
+from prefprobe.settings.api import ENOUGH_PAIRS
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["same", "undecided", "different"]

@@ -30,7 +30,7 @@ from prefprobe.choices.stimulus import Stimulus
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 from prefprobe.sources import local_path
 from prefprobe.study.run import Run
 from prefprobe.tasks.pool import DEMO, read_tasks

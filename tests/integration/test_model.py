@@ -23,7 +23,8 @@ from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
 from prefprobe.plan.model import model_facts
 from prefprobe.progress import Progress
-from prefprobe.settings import ApiSettings, ModelSettings
+from prefprobe.settings import ModelSettings
+from prefprobe.settings.api import ApiSettings
 from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore

@@ -32,7 +32,7 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.settings import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings, TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import free_ports

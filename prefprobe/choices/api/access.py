@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
 from prefprobe.errors import BadConfig
-from prefprobe.settings import ApiSettings, FromVariable
+from prefprobe.settings.api import ApiSettings, FromVariable
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,7 +17,7 @@ from prefprobe.choices.api.failures import Lost, TurnedDown
 from prefprobe.choices.api.pacing import Pace, backoff
 from prefprobe.choices.api.wire import Wire
 from prefprobe.errors import PrefprobeError, TemporaryFailure
-from prefprobe.settings import TransportSettings
+from prefprobe.settings.api import TransportSettings
 
 FIRST_CONTACT = 60.0
 """Seconds for which an endpoint may be silent that has never answered, but for saying that it is loading its model."""

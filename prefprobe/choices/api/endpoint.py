@@ -9,14 +9,15 @@ from urllib.parse import urlsplit
 from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
-from prefprobe.choices.api.dialect import Dialect, Interview
+from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.interview import Interview
 from prefprobe.choices.api.replies import Body, complaint, expected, finish, limit, logprobs, to_answer
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Save, Spend
 from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.numbers import listed
-from prefprobe.settings import ApiSettings, Prices
+from prefprobe.settings.api import ApiSettings, Prices
 
 _SHOWN = 60  # characters of a model's name
 _STRANGERS, _SHARE = 10, 0.2

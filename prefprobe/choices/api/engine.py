@@ -12,7 +12,7 @@ from prefprobe.choices.engine import Answer, Question, Reading, Save, Spend
 from prefprobe.choices.reading import Labels, read_probabilities, read_text
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus
 from prefprobe.errors import BadConfig
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 from prefprobe.store.keys import canonical_json
 
 PLAIN = ("Name three rivers in Europe.", "Write a rhyme about a cat.")

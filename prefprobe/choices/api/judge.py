@@ -11,7 +11,7 @@ from prefprobe.choices.api.endpoint import Budget, Endpoint
 from prefprobe.choices.engine import Answer, Outcome, Reading, Save
 from prefprobe.choices.reading import Labels, answer_text
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 from prefprobe.store.keys import canonical_json
 
 WORDING = 1

@@ -9,7 +9,7 @@ from prefprobe.choices.api.client import Reply
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Spend, may_cost
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
-from prefprobe.settings import Prices
+from prefprobe.settings.api import Prices
 
 Body = dict[str, Any]
 """A chat completion as parsed JSON; nothing in it is taken for granted."""

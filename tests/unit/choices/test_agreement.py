@@ -15,7 +15,7 @@ from prefprobe.choices.log import SCHEMA
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
-from prefprobe.settings import ENOUGH_PAIRS, ApiSettings
+from prefprobe.settings.api import ENOUGH_PAIRS, ApiSettings
 
 ROOT = Path(__file__).parents[3]
 BOUNDS = {"min_agreement": 0.9, "max_difference": 0.1}

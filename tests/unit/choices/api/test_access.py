@@ -19,7 +19,8 @@ from prefprobe.choices.engine import Spend
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.config import load_config, parse_config
 from prefprobe.errors import BadConfig, PrefprobeError
-from prefprobe.settings import ApiSettings, ChoiceSettings, JudgeSettings, TransportSettings
+from prefprobe.settings import ChoiceSettings
+from prefprobe.settings.api import ApiSettings, JudgeSettings, TransportSettings
 from prefprobe.store.keys import canonical_json, sha256
 from tests.fault_server import Behaviour, FaultServer
 from tests.questions import Saved, question

@@ -26,7 +26,7 @@ from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.pacing import Breaker, Pace, Spacing, Window, retry_after
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
-from prefprobe.settings import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings, TransportSettings
 from tests.fault_server import Behaviour, Body, FaultServer, answer
 
 KEY = "sk-test-a-very-secret-key"

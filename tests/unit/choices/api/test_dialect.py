@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.dialect import MOST_TOKENS, Dialect, Interview
+from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.interview import MOST_TOKENS, Interview
 from prefprobe.choices.api.replies import logprobs
 from prefprobe.choices.engine import Spend
 from prefprobe.choices.reading import Labels
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig
-from prefprobe.settings import ApiSettings
+from prefprobe.settings.api import ApiSettings
 
 STIMULUS = Stimulus()
 SAMPLES = [STIMULUS.message(a, b) for a, b in (("sing", "run"), ("read", "swim"), ("cook", "draw"))]
