@@ -1,7 +1,5 @@
 """probe: ridge probes of one kind of features, tested on held-out tasks."""
 
-import numpy as np
-
 from prefprobe.choices.log import comparisons
 from prefprobe.jobs._features import probe_inputs
 from prefprobe.probes.heldout import heldout_probe
@@ -14,16 +12,12 @@ from prefprobe.study.job import Job, Outputs
 def run(job: Job) -> Outputs:
     """Writes probe.json, predictions.parquet, and probes.npz (w and b in raw feature space) with card.json."""
     data, settings, name = probe_inputs(job), job.config.probes, job.args["features"]
-    # one row a pair, both orders together: else position bias would pass for preference
-    pairs = comparisons(job.table("measure.eval", "choices.parquet"))
-    ids = np.array(pairs.task_ids)
-    choices = (ids[pairs.i], ids[pairs.j], pairs.wins / pairs.count)
+    choices = comparisons(job.table("measure.eval", "choices.parquet")).shares()
     result = heldout_probe(
         data.features.layers, data.features.ids, data.train, data.eval, data.topics, choices,
         compat=settings.compat == "reference", seed=job.config.seed, permutations=settings.permutations,
     )  # fmt: skip
-    summary = {"features": name, **data.about, "alphas": ALPHAS.tolist(), **result.split}
-    summary |= {"targets": result.targets, "shuffled": result.shuffled, "ceiling": result.ceiling}
+    summary = {"features": name, **data.about, "alphas": ALPHAS.tolist(), **result.summary}
     best = {target: {k: t[k] for k in ("best_layer", "alpha", "r")} for target, t in result.targets.items()}
     keys = {node: job.inputs[node].key for node in job.node.reads}
     pin = pin_of(name, features_of(job.config)[name])

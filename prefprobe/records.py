@@ -9,6 +9,7 @@ import io
 import json
 import re
 import string
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from prefprobe.store.formats import read_parquet
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 
 _LONGEST = 60
+_MOST = sys.float_info.max
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a character beyond U+FFFF, which JSON can spell and no other text can hold."""
@@ -83,6 +85,15 @@ class Record:
         if text != text.strip() or "\t" in text:
             raise self.refusal(column, "a task id without white space around it and without tabs")
         return text
+
+    def number(self, column: str, least: float = -_MOST, most: float = _MOST) -> float:
+        """A cell that is a finite number, from `least` to `most`."""
+        value = self.cell(column)
+        # NaN fails the comparison, and an integer of any length can be compared.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            within = "a finite number" if (least, most) == (-_MOST, _MOST) else f"a number from {least:g} to {most:g}"
+            raise self.refusal(column, within)
+        return float(value)
 
     def refusal(self, column: str, expected: str, step: str = "correct or remove the row") -> BadConfig:
         """The error for a cell that is not what was expected, with the next step."""

@@ -45,6 +45,11 @@ class HeldoutResult:
     probes: dict[str, np.ndarray]
     """`<target>_<L>_w` (d,) and `<target>_<L>_b` (): the prediction is X @ w + b for features as they are stored."""
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `probe.json` says of it."""
+        return {**self.split, "targets": self.targets, "shuffled": self.shuffled, "ceiling": self.ceiling}
+
 
 @dataclass(frozen=True, eq=False)
 class _Halves:

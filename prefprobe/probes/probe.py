@@ -104,7 +104,10 @@ class Probe:
         try:
             weights, card = read_npz(files[WEIGHTS].read_bytes()), read_json(files[CARD].read_bytes())
             chosen = int(card["best"][target]["best_layer"]) if layer is None else layer
-            return cls.of(weights, chosen, target, card)
+            probe = cls.of(weights, chosen, target, card)
+            if probe.w.ndim != 1 or not (np.isfinite(probe.w).all() and np.isfinite(probe.b)):
+                raise ValueError(f"{target}_{chosen}: expected finite weights (d,), found the shape {probe.w.shape}")
+            return probe
         except FileNotFoundError as error:
             raise BadConfig(f"{error.filename}: no such file; name a folder with {WEIGHTS} and {CARD}.") from error
         except KeyError as error:

@@ -113,6 +113,11 @@ def shift_statistics(
     return results
 
 
+def sign_agreement(dp: Floats, ds: Floats) -> dict[str, Any]:
+    """`value`, the share of points (n,) whose dp and ds have one sign, of the `n` where |dp| >= SMALL; None of none."""
+    return _share((np.sign(ds) == np.sign(dp))[np.abs(dp) >= SMALL])
+
+
 @dataclass(frozen=True, eq=False)
 class _Grid:
     """One experiment as matrices (prompts, tasks), both sorted by id; cells without a point are 0."""
@@ -144,8 +149,7 @@ def _description(grid: _Grid) -> dict[str, Any]:
     """All that is said of one experiment besides its correlations."""
     dp, ds, aim = (grid.values[name][grid.on] for name in ("dp", "ds", "intended"))
     size, noise = _rms(dp), _rms(grid.values["dp_se"][grid.on])
-    moved = np.abs(dp) >= SMALL
-    meant = moved & (aim != 0)
+    meant = (np.abs(dp) >= SMALL) & (aim != 0)
     r = pearson(dp, ds)
     slope = None if r is None else float(r * ds.std() / dp.std())
     estimable, why = _estimable(dp, ds, size or 0.0, noise or 0.0)
@@ -163,7 +167,7 @@ def _description(grid: _Grid) -> dict[str, Any]:
         },
         "estimable": estimable,
         "why": why,
-        "sign_agreement": {**_share((np.sign(ds) == np.sign(dp))[moved]), "threshold": SMALL},
+        "sign_agreement": {**sign_agreement(dp, ds), "threshold": SMALL},
         "intended_behaviour": _share((np.sign(dp) == aim)[meant]),
         "intended_probe": _share((np.sign(ds) == aim)[meant]),
         "fit": {"slope": slope, "intercept": None if slope is None else float(ds.mean() - slope * dp.mean())},

@@ -1,4 +1,4 @@
-"""Files whose bytes depend on their content alone: JSON, Parquet and NPZ, without timestamps and without pickle."""
+"""Files whose bytes depend on their content alone: JSON, CSV, Parquet and NPZ, without timestamps and without pickle."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from prefprobe.store.keys import require_string_keys
@@ -61,6 +62,14 @@ def read_parquet(data: bytes) -> pa.Table:
     its exit code would be lost.
     """
     return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+
+
+def csv_bytes(table: pa.Table) -> bytes:
+    """CSV with a header; floats with as many digits as bring them back exactly."""
+    sink = pa.BufferOutputStream()
+    pc.write_csv(table, sink, pc.WriteOptions(quoting_style="needed"))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:

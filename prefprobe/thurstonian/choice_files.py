@@ -69,9 +69,9 @@ def read_choices(path: Path, task_ids: Sequence[str] = ()) -> Choices:
             )
         task_a.append(a)
         task_b.append(b)
-        p_a.append(_word(record) if kind == "choice" else _number(record, kind, 1.0))
+        p_a.append(_word(record) if kind == "choice" else record.number(kind, 0.0, 1.0))
         refused.append(kind == "choice" and record.cells[kind] == "refusal")
-        count.append(_number(record, "count", _MOST) if "count" in record else 1.0)
+        count.append(record.number("count", 0.0, _MOST) if "count" in record else 1.0)
     choices = Choices(task_a, task_b, np.array(p_a), np.array(count), np.array(refused, dtype=bool))
     if not choices.count[~choices.refused].any():
         raise BadConfig(
@@ -87,11 +87,3 @@ def _word(record: Record) -> float:
             "choice", "a, b or refusal", "correct the row, or for ties give `p_a` (1, 0, or 0.5 of a tie) in every row"
         )
     return _P_A[value]
-
-
-def _number(record: Record, column: str, most: float) -> float:
-    value = record.cell(column)
-    # NaN fails the comparison, and an integer of any length can be compared.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= most:
-        raise record.refusal(column, f"a number from 0 to {most:g}")
-    return float(value)

@@ -52,3 +52,11 @@ class Comparisons:
     def degree(self) -> Ints:
         """(n,) number of distinct tasks that each task was compared with."""
         return np.bincount(np.concatenate([self.i, self.j]), minlength=len(self.task_ids))
+
+    def shares(self) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.str_], Floats]:
+        """The ids of both tasks and the share of choosing the first, (m,) each: one row a pair, both orders together.
+
+        So position bias does not pass for preference where a probe is held against choices.
+        """
+        ids = np.array(self.task_ids, dtype=np.str_)
+        return ids[self.i], ids[self.j], self.wins / self.count

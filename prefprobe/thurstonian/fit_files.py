@@ -1,16 +1,14 @@
 """`prefprobe fit`: utilities from a file of choices, as files in a new folder."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 
 from prefprobe.errors import BadConfig
-from prefprobe.store.formats import json_bytes, parquet_bytes
+from prefprobe.store.formats import csv_bytes, json_bytes, parquet_bytes
+from prefprobe.store.new_files import require_new_folder, write_folder
 from prefprobe.thurstonian.bootstrap import bootstrap_errors
 from prefprobe.thurstonian.choice_files import Choices, read_choices
 from prefprobe.thurstonian.fit import TOLERANCE, Comparisons, FitReport, Utilities, fit_utilities
@@ -30,8 +28,7 @@ def fit_choices(path: Path, out: Path, *, tasks: Path | None = None, compat: boo
     procedure, with refusals as choices of task_b. `resamples` > 0 adds `se_bootstrap` to the tables. All files are written
     or none. Returns a sentence about the fit. Raises BadConfig for bad input and for a folder that is not new or empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadConfig(f"{out} exists and is not an empty folder; write into a new folder.")
+    require_new_folder(out)
     if resamples and resamples < _LEAST_RESAMPLES:
         raise BadConfig(f"--bootstrap is {resamples}, expected 0 or at least {_LEAST_RESAMPLES}; ask for 200, say.")
     task_ids = read_task_ids(tasks) if tasks else ()
@@ -47,15 +44,13 @@ def fit_choices(path: Path, out: Path, *, tasks: Path | None = None, compat: boo
     if resamples:
         columns["se_bootstrap"] = bootstrap_errors(comparisons, utilities, samples=resamples, seed=_SEED)
     table = pa.table(columns)
-    sink = pa.BufferOutputStream()
-    pa.csv.write_csv(table, sink, pa.csv.WriteOptions(quoting_style="needed"))
     about = _about(choices, comparisons, utilities, compat)
     files = {
         "utilities.parquet": parquet_bytes(table),
-        "utilities.csv": sink.getvalue().to_pybytes(),
+        "utilities.csv": csv_bytes(table),
         "fit.json": json_bytes(about),
     }
-    _write(files, out)
+    write_folder(files, out)
     return f"{len(table)} tasks, {about['comparisons']:g} choices; {about['why']} {', '.join(files)} are in {out}."
 
 
@@ -94,17 +89,3 @@ def _why(report: FitReport, compat: bool) -> str:
     if report.converged:
         return f"Converged {steps}: no entry of the gradient exceeds {TOLERANCE:g} (largest {report.max_gradient:.1g})."
     return f"Not converged {steps}: an entry of the gradient is {report.max_gradient:.2g}, above {TOLERANCE:g}."
-
-
-def _write(files: dict[str, bytes], out: Path) -> None:
-    """Write the files into a folder beside `out` and give it that name when all are there."""
-    target = out.resolve()
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        beside.mkdir(parents=True)
-        for name, data in files.items():
-            (beside / name).write_bytes(data)
-        beside.rename(target)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise BadConfig(f"{out}: cannot be written ({error.strerror}); name a new folder elsewhere.") from error

@@ -1,0 +1,121 @@
+"""The commands for files of one's own: `prefprobe probe`, `hoo`, `score` and `shift-stats`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(path_type=Path)
+_FEATURES = click.option(
+    "--features",
+    type=_FILE,
+    required=True,
+    help="An .npz with task_ids and layer_<L>, as `prefprobe export` writes it.",
+)
+_OUT = click.option("--out", type=_FILE, required=True, help="A new or empty folder.")
+_SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples.")
+_COMPAT = click.option("--compat", type=click.Choice(["reference"]), help="Follow the published procedure's choices.")
+
+
+def _utilities(topics_required: bool) -> Callable[[Any], Any]:
+    """Where utilities, topics and choices lie."""
+    options = (
+        click.option(
+            "--utilities",
+            type=_FILE,
+            required=True,
+            help="Utilities to train on: task_id and mu, as `prefprobe fit` writes them.",
+        ),
+        click.option("--eval-utilities", type=_FILE, required=True, help="Utilities of other tasks, to test on."),
+        click.option("--topics", type=_FILE, required=topics_required, help="task_id (or id) and topic."),
+        click.option(
+            "--choices",
+            type=_FILE,
+            help="Choices between the eval tasks, for accuracy: as for `prefprobe fit`, or of a run.",
+        ),
+    )
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.command()
+@_FEATURES
+@_utilities(topics_required=False)
+@_OUT
+@_COMPAT
+@click.option("--permutations", type=click.IntRange(min=5), help="Label permutations; by default those of a study.")
+@_SEED
+def probe(out: Path, compat: str | None, permutations: int | None, seed: int, **files: Path | None) -> None:
+    """Train and test probes on features and utilities of your own, as the step `probe` does.
+
+    Tables are Parquet, JSONL or CSV. Penalty and layer are chosen on one half of the eval tasks, the other is reported on. In
+    --out: probe.json (metrics, and why what is missing can't be estimated), predictions.csv, and probes.npz with card.json
+    for `prefprobe score`. Without --topics there are no demeaned utilities, without --choices no accuracy.
+    """
+    from prefprobe.own.inputs import OwnFiles
+    from prefprobe.own.probing import probe_files
+    from prefprobe.settings import ProbeSettings
+
+    given = {"compat": compat, "permutations": permutations}
+    settings = ProbeSettings.model_validate({name: value for name, value in given.items() if value is not None})
+    click.echo(probe_files(OwnFiles(**files), out, settings, seed))  # type: ignore[arg-type]
+
+
+@click.command()
+@_FEATURES
+@_utilities(topics_required=True)
+@_OUT
+@_COMPAT
+@click.option("--holdout", type=click.IntRange(min=1), help="Topics held out together; by default as in a study.")
+@_SEED
+def hoo(out: Path, compat: str | None, holdout: int | None, seed: int, **files: Path | None) -> None:
+    """Test probes on topics held out of their training, as the step `hoo` does, with files of your own.
+
+    Takes the same tables as `prefprobe probe`. In --out: hoo.json (every fold, and three means over them) and
+    predictions.csv. With --choices, hoo.json also has the accuracy on choices within held-out topics.
+    """
+    from prefprobe.own.inputs import OwnFiles
+    from prefprobe.own.probing import hoo_files
+    from prefprobe.settings import ProbeSettings
+
+    given = {"compat": compat, "holdout": holdout}
+    settings = ProbeSettings.model_validate({name: value for name, value in given.items() if value is not None})
+    click.echo(hoo_files(OwnFiles(**files), out, settings, seed))  # type: ignore[arg-type]
+
+
+@click.command()
+@click.argument("probe", type=_FILE)
+@_FEATURES
+@click.option("--out", type=_FILE, help="A new .csv file; without it the scores are printed.")
+@click.option("--target", type=click.Choice(["raw", "demeaned"]), default="raw", show_default=True, help="Which probe.")
+@click.option("--layer", type=click.IntRange(min=0), help="Its layer; by default the one that was chosen.")
+def score(probe: Path, features: Path, out: Path | None, target: str, layer: int | None) -> None:
+    """Score features by a probe: CSV with task_id and score, in units of utility.
+
+    PROBE is a folder with probes.npz and card.json, as `prefprobe probe` or `prefprobe step probe.model --out` writes it.
+    """
+    from prefprobe.own.scoring import score_features
+
+    click.echo(score_features(probe, features, out, "demeaned" if target == "demeaned" else "raw", layer))
+
+
+@click.command("shift-stats")
+@click.argument("points", type=_FILE)
+@click.option("--out", type=_FILE, required=True, help="A new .json file.")
+@_SEED
+def shift_stats(points: Path, out: Path, seed: int) -> None:
+    """Say whether probe scores follow choices in points of your own, as the step `shift` does.
+
+    POINTS is a Parquet, JSONL or CSV file with experiment, prompt, task, dp (change of the choice probability) and ds (change
+    of the probe's score), and optionally on_target, sign (the intended direction: 1, -1 or 0), dp_se and ds_encoder; the
+    points.parquet of a run is one.
+    """
+    from prefprobe.own.shifts import shift_stats as write
+
+    click.echo(write(points, out, seed))
