@@ -60,7 +60,8 @@ def read_points(path: Path) -> tuple[pa.Table, bool]:
             raise record.refusal("ds_encoder", "a number in every row or in none", "score every point")
         where[key] = record.where
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=POINTS), bool({"on_target", "sign", "intended"} & columns)
+    table = pa.Table.from_pylist(rows, schema=POINTS).sort_by([(name, "ascending") for name in POINTS.names[:3]])
+    return table, bool({"on_target", "sign", "intended"} & columns)
 
 
 def describe(points: pa.Table, *, targets: bool, seed: int) -> dict[str, Any]:
@@ -105,7 +106,10 @@ def _summary(dp: np.ndarray, ds: np.ndarray, correlation: dict[str, Any]) -> dic
     signs = sign_agreement(dp, ds)
     return {
         "n": correlation["n"],
-        "pearson": r["value"], "low": r["low"], "high": r["high"], "p": correlation["p"],
+        "pearson": r["value"],
+        "low": r["low"],
+        "high": r["high"],
+        "p": correlation["p"],
         "spearman": correlation["spearman"],
         "sign_agreement": signs["value"],
         "n_signs": signs["n"],
@@ -133,13 +137,14 @@ def _no_correlation(dp: np.ndarray, ds: np.ndarray) -> str:
 
 
 def _point(record: Record, columns: frozenset[str]) -> dict[str, Any]:
-    named = {name: _one_of(record, columns, name, f"{name}_id") for name in ("prompt", "task")}
-    sign = _sign(record, "intended" if "intended" in columns else "sign") if {"sign", "intended"} & columns else 0
+    other = (("prompt", "prompt_id"), ("task", "task_id"), ("sign", "intended"))
+    named = {name: _one_of(record, columns, name, by) for name, by in other}
+    sign = _sign(record, named["sign"]) if named["sign"] in columns else 0
     return {
         "experiment": _name(record, "experiment"),
         "prompt_id": _name(record, named["prompt"]),
         "task_id": record.task_id(named["task"]),
-        "on_target": _truth(record) if "on_target" in columns else bool(sign) or not {"sign", "intended"} & columns,
+        "on_target": _truth(record) if "on_target" in columns else bool(sign) or named["sign"] not in columns,
         "intended": sign,
         "dp": record.number("dp"),
         "ds": record.number("ds"),
