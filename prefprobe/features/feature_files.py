@@ -23,8 +23,11 @@ def read_features(path: Path, layer: int | None = None) -> Features:
     if path.suffix != ".npz":
         raise BadConfig(f"{path}: features are an .npz file, {_EXPECTED}; save them with np.savez.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = _arrays(path.name, archive, layer) if isinstance(archive, np.lib.npyio.NpzFile) else {}
+        opened = np.load(path, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise BadConfig(f"{path.name}: is a single array, {_EXPECTED}; save them with np.savez.")
+        with opened as archive:
+            return join_features([_arrays(path.name, archive, layer)], path.name)
     except FileNotFoundError as error:
         raise BadConfig(f"{path}: no such file; name an .npz file of features.") from error
     except (
@@ -41,9 +44,6 @@ def read_features(path: Path, layer: int | None = None) -> Features:
         pickled = "Object arrays" in reason
         step = "give ids as text, np.array(ids, dtype=str), and numbers as floats" if pickled else "save the file again"
         raise BadConfig(f"{path.name}: cannot be read as NPZ ({reason}); {step}.") from error
-    if not arrays:
-        raise BadConfig(f"{path.name}: is a single array, {_EXPECTED}; save them with np.savez.")
-    return join_features([arrays], path.name)
 
 
 def _arrays(name: str, archive: "np.lib.npyio.NpzFile", layer: int | None) -> dict[str, np.ndarray]:

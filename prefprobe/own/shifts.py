@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefprobe.errors import BadConfig
+from prefprobe.numbers import listed
 from prefprobe.probes.metrics import pearson
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.shift.statistics import POINTS, shift_statistics, sign_agreement
@@ -34,7 +35,7 @@ def shift_stats(points: Path, out: Path, seed: int) -> str:
     table, named = read_points(points)
     statistics = describe(table, targets=named, seed=seed)
     write_file(json_bytes({"points": table.num_rows, "seed": seed, "experiments": statistics}), out)
-    return f"{table.num_rows} points of {len(statistics)} experiments: {out}"
+    return f"{table.num_rows} points of {listed(list(statistics))}; the statistics are in {out}."
 
 
 def read_points(path: Path) -> tuple[pa.Table, bool]:

@@ -56,6 +56,21 @@ def test_choices_over_an_endpoint_rank_tasks_by_what_they_are_worth(tmp_path: Pa
     assert ranked == sorted(worth, key=worth.__getitem__, reverse=True)
 
 
+def test_files_of_ones_own_are_probed_scored_and_described(tmp_path: Path) -> None:
+    said = example("files_of_your_own.py", cwd=tmp_path)
+    assert [line.split()[2] for line in said.splitlines() if line.startswith("$ ")] == [
+        "probe",
+        "hoo",
+        "score",
+        "shift-stats",
+    ]
+    found = json.loads((tmp_path / "own-files" / "probe" / "probe.json").read_text())
+    assert found["targets"]["raw"]["r"]["low"] > 0.7
+    assert found["not_estimable"] == {}
+    assert json.loads((tmp_path / "own-files" / "hoo" / "hoo.json").read_text())["mean"]["low"] > 0.7
+    assert "r over 48 points: 0.9" in said
+
+
 @pytest.mark.model
 @pytest.mark.slow
 def test_an_experiment_is_added_and_the_store_is_read(tmp_path: Path) -> None:

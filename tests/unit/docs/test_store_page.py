@@ -16,9 +16,14 @@ import yaml
 
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
+from prefprobe.own.inputs import OwnFiles
+from prefprobe.own.probing import hoo_files, probe_files
+from prefprobe.own.scoring import score_features
+from prefprobe.own.shifts import shift_stats
 from prefprobe.progress import Progress
+from prefprobe.settings import ProbeSettings
 from prefprobe.store.formats import npz_bytes
-from prefprobe.study.export import export_features
+from prefprobe.study.export import copy_outputs, export_features
 from prefprobe.study.run import Run, run_nodes
 from prefprobe.thurstonian.fit_files import fit_choices
 from tests.fault_server import Behaviour, FaultServer
@@ -77,7 +82,7 @@ def write_study(folder: Path, url: str) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
-    """Every file that a study writes, and those of `export` and `fit`."""
+    """Every file that a study writes, and those of `export`, `fit` and the commands for files of one's own."""
     folder = tmp_path_factory.mktemp("study")
     loading, extraction, local = (ModuleType(name) for name in ("loading", "extraction", "local"))
     prompts = SimpleNamespace(describe=lambda: PROMPT)
@@ -102,8 +107,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     pa.parquet.write_table(pa.table(table), folder / "choices.parquet")
     fit_choices(folder / "choices.parquet", folder / "fitted", compat=False, resamples=20)
     export_features(run, "model", folder / "exported")
-    outside = [*folder.glob("fitted/*"), *folder.glob("exported/*")]
-    named = {f"Files of commands/{p.parent.name}/{p.name}": p.read_bytes() for p in outside if p.suffix != ".csv"}
+    for node in ("measure.train", "measure.eval", "topics", "shift"):
+        copy_outputs(run, [run.nodes[node]], folder / node)
+    tables = {
+        "utilities": "measure.train/utilities",
+        "eval_utilities": "measure.eval/utilities",
+        "topics": "topics/topics",
+    }
+    paths = {name: folder / f"{path}.parquet" for name, path in tables.items()}
+    given = OwnFiles(folder / "exported/activations.npz", **paths, choices=folder / "measure.eval/choices.parquet")
+    probe_files(given, folder / "probed", ProbeSettings(), 0)
+    hoo_files(given, folder / "crossed", ProbeSettings(), 0)
+    score_features(folder / "probed", given.features, folder / "own/scores.csv", "raw", None)
+    shift_stats(folder / "shift/points.parquet", folder / "own/shifts.json", 0)
+    outside = [p for name in ("fitted", "exported", "probed", "crossed", "own") for p in folder.glob(f"{name}/*")]
+    named = {
+        f"Files of commands/{p.parent.name}/{p.name}": p.read_bytes() for p in outside if p.name != "utilities.csv"
+    }
     return [*stored(folder / "store"), *named.items()]
 
 

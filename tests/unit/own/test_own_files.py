@@ -59,8 +59,9 @@ TOPICS = table("task_id,topic", [f"{id_},{'xyz'[i % 3]}" for i, id_ in enumerate
 CHOICES = table(
     "task_a,task_b,choice", [f"{a},{b},{'ab'[(i + j) % 2]}" for i, a in enumerate(EVAL) for j, b in enumerate(EVAL[:i])]
 )
+FEATURES = features(TRAIN + EVAL)
 GOOD: dict[str, str | bytes] = {
-    "F.npz": features(TRAIN + EVAL),
+    "F.npz": FEATURES,
     "U.csv": utilities(TRAIN),
     "E.csv": utilities(EVAL),
     "T.csv": TOPICS,
@@ -76,8 +77,14 @@ def with_row(n: int, instead: str, of: str = "U.csv") -> str:
     return "\n".join(lines)
 
 
+def array(values: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, values)
+    return sink.getvalue()
+
+
 def spoilt(layer: int, row: int, value: float) -> bytes:
-    arrays = dict(np.load(io.BytesIO(bytes(GOOD["F.npz"]))))  # type: ignore[arg-type]
+    arrays = dict(np.load(io.BytesIO(FEATURES)))
     arrays[f"layer_{layer}"][row, 1] = value
     return npz(**arrays)
 
@@ -261,7 +268,8 @@ MALFORMED: dict[str, tuple[str, str | bytes, str, int]] = {
         66,
     ),
     "features empty": ("F.npz", b"", r"F\.npz: cannot be read as NPZ", 78),
-    "features cut short": ("F.npz", bytes(GOOD["F.npz"])[:-30], r"F\.npz: cannot be read as NPZ", 78),  # type: ignore[arg-type]
+    "features cut short": ("F.npz", FEATURES[:-30], r"F\.npz: cannot be read as NPZ", 78),
+    "features in a single array": ("F.npz", array(X), r"F\.npz: is a single array, expected `task_ids`", 78),
     "features that are text": ("F.npz", "task_ids\n", r"F\.npz: cannot be read as NPZ", 78),
     "features by another suffix": ("F.npy", b"", r"F\.npy: features are an \.npz file", 78),
 }
@@ -461,10 +469,10 @@ def test_scoring_what_does_not_fit_is_refused(probe: Path, tmp_path: Path, capsy
             r"F\.npz: `layer_5` of task 'e0' is not finite|of task 't00' is not finite",
         ),
         (
-            bytes(GOOD["F.npz"]),
+            FEATURES,
             ("--layer", 3),
             r"probe: holds no raw_3_w; its probes are demeaned_2, demeaned_5, raw_2, raw_5",
-        ),  # type: ignore[arg-type]
+        ),
     ]
     out = tmp_path / "s.csv"
     for content, extra, expected in cases:
@@ -579,6 +587,37 @@ def test_malformed_points_are_refused_with_one_sentence(
     out = tmp_path / "s.json"
     said = refused(78, out, capsys, "shift-stats", tmp_path / name, "--out", out)
     assert re.search(expected, said), said
+
+
+def test_statistics_are_written_into_a_new_file_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points, out = tmp_path / "P.csv", tmp_path / "s.json"
+    points.write_text(POINT + "c,p,t,0,0\n")
+    assert "expected a name that ends so" in refused(
+        78, tmp_path / "s.csv", capsys, "shift-stats", points, "--out", tmp_path / "s.csv"
+    )
+    out.write_text("mine")
+    assert call("shift-stats", points, "--out", out) == 78
+    assert "write into a new file" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    assert "cannot be written" in refused(
+        78, tmp_path / "no", capsys, "shift-stats", points, "--out", points / "s.json"
+    )
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points, out = tmp_path / "P.csv", tmp_path / "s.json"
+    points.write_text(POINT + "c,p,t,0,0\n")
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert "No space left on device" in refused(78, out, capsys, "shift-stats", points, "--out", out)
+    assert list(tmp_path.iterdir()) == [points]
 
 
 def described(folder: Path, rows: list[str], header: str = POINT) -> dict[str, Any]:
