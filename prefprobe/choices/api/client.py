@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 
 from prefprobe.choices.api.access import Access
-from prefprobe.choices.api.failures import Lost, TurnedDown
+from prefprobe.choices.api.failures import GARBAGE, NO_ANSWER, Lost, TurnedDown
 from prefprobe.choices.api.pacing import Pace, backoff
 from prefprobe.choices.api.wire import Wire
-from prefprobe.errors import PrefprobeError, TemporaryFailure
+from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.settings.api import TransportSettings
 
 FIRST_CONTACT = 60.0
@@ -25,10 +25,10 @@ _BEAT = 1.0
 _HELD = 4
 """Calls that wait for another attempt, in windows at their widest, before no new one is begun."""
 _REFUSED = 4
-"""Attempts of a call that must be lost to an error of the server's, one after the other, before it counts as its answer to
-what is asked; of a client that is on `trial`."""
-_ERRORS = {"500": 500, "no answer": 200}
-"""Causes of a loss that may be such an answer, and their status."""
+"""Attempts of a call that must be lost to the same, one after the other, before it counts as the answer to what is asked: a
+completion of no use, which is paid each time, and on `trial` an error of the server's too."""
+_ERRORS = {"500": 500, NO_ANSWER: 200, GARBAGE: 200}
+"""Causes of a loss that may be such an error, and their status."""
 _OUTDONE = 3
 """Attempts of a call that must be lost while others are answered, before the fault is the call's."""
 
@@ -234,13 +234,7 @@ class _Run:
                 self._lose(lost, sent, now)
                 losses += (lost.cause,)
                 self._guarded(self._watch.lost, call, losses)
-                if (
-                    client.trial
-                    and lost.said
-                    and losses[-_REFUSED:] == (lost.cause,) * _REFUSED
-                    and lost.cause in _ERRORS
-                    and not lost.loading
-                ):
+                if losses[-_REFUSED:] == (lost.cause,) * _REFUSED and self._is_final(lost):
                     self._win(self._refused(call, lost, losses))
                     return
                 outdone += others_answered
@@ -260,11 +254,21 @@ class _Run:
                 return
             sent = await self._turn(due, call.tokens)
 
+    def _is_final(self, lost: Lost) -> bool:
+        """Whether what comes again and again is all that ever will."""
+        error = lost.cause in _ERRORS and (lost.said or _ERRORS[lost.cause] == 200) and not lost.loading
+        return lost.whole or (self._client.trial and bool(error))
+
     def _refused(self, call: Call, lost: Lost, losses: tuple[str, ...]) -> Reply:
-        said = f"{_ERRORS[lost.cause]}: {lost.said}"
-        means = TemporaryFailure(
-            f"{self._client.wire.base_url} answers nothing but an error ({said}); run again later."
-        )
+        status, base_url = _ERRORS.get(lost.cause, 200), self._client.wire.base_url
+        if lost.said and lost.cause != GARBAGE:
+            said = f"{status}: {lost.said}"
+            means: PrefprobeError = TemporaryFailure(
+                f"{base_url} answers nothing but an error ({said}); run again later."
+            )
+        else:
+            said = f"{status}: {lost.cause}, {_REFUSED} times in a row{lost.said and f'; {lost.said}'}"
+            means = BadConfig(f"{base_url} gives nothing that can be read ({said}); check base_url, model and extra.")
         return Reply(call.id, None, said, losses, means, call.body)
 
     async def _turn(self, due: float, tokens: int) -> float:

@@ -10,8 +10,9 @@ from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.failures import NO_ANSWER
 from prefprobe.choices.api.interview import Interview
-from prefprobe.choices.api.replies import Body, complaint, expected, finish, limit, logprobs, to_answer
+from prefprobe.choices.api.replies import EMPTY, Body, complaint, expected, finish, limit, logprobs, to_answer
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Save, Spend
 from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
@@ -21,7 +22,16 @@ from prefprobe.settings.api import ApiSettings, Prices
 
 _SHOWN = 60  # characters of a model's name
 _STRANGERS, _SHARE = 10, 0.2
-"""Answers of other models, and their share, beyond which it is no accident that they come."""
+"""Answers that cannot be taken for the same reason, and their share, beyond which it is no accident that they come."""
+NO_LOGPROBS, DUPLICATE = "no log-probabilities", "duplicate"
+"""Why a completion is of no use, beside what `complaint` says."""
+_CHECKS = {
+    NO_LOGPROBS: "it listed them when it was tried: set `mode` to sampled, or ask a provider that always lists them",
+    DUPLICATE: "each has the id of an earlier one, as if it came twice: take out what keeps answers between here and the model, or "
+    "ask a server that gives every answer an id of its own, or none",
+    EMPTY: "check `extra` and max_tokens, and ask for one by hand",
+}
+"""What to do where many are."""
 
 
 class Budget:
@@ -68,6 +78,7 @@ class Endpoint:
         self._seen: set[str] = set()
         self._spoken: Dialect | None = None
         self._answered_by: Counter[str] = Counter()
+        self._came: Counter[str] = Counter()
         access = Access.of(settings)
         if settings.judge is not None:
             Access.of(settings.for_judge())  # a variable that is not set shows before anything is asked
@@ -155,9 +166,14 @@ class Endpoint:
 
     def _inspect(self, body: Body) -> str | None:
         """Why a reply is no answer, so that the question is asked again; None for one that is."""
-        wrong = complaint(body)
-        if wrong is not None:
-            return wrong
+        wrong = complaint(body) or self._unexpected(body)
+        if self._spoken is not None and wrong != NO_ANSWER:
+            self._came[wrong or ""] += 1
+            self._bear_with(wrong or "")
+        return wrong
+
+    def _unexpected(self, body: Body) -> str | None:
+        """Why a completion is not one that is asked for."""
         spoken, id_, model = self._spoken, str(body.get("id")), str(body.get("model") or "")
         self._answered_by[model] += 1
         if spoken is not None:
@@ -165,9 +181,9 @@ class Endpoint:
                 self._bear(model)
                 return f"wrong model ({model[:_SHOWN]})"
             if spoken.exact and not logprobs(body) and finish(body) not in ("refusal", "content_filter", TOOL_CALLS):
-                return "no log-probabilities"
+                return NO_LOGPROBS
             if spoken.distinct_ids and id_ in self._seen:
-                return "duplicate"
+                return DUPLICATE
         self._seen.add(id_)
         return None
 
@@ -194,6 +210,15 @@ class Endpoint:
             f"the model that you mean, set `served` to [{', '.join(names)}], which asks anew; else ask for one by its whole name "
             "in `model`. What was answered is saved."
         )
+
+    def _bear_with(self, wrong: str) -> None:
+        """Raise BadConfig where so many answers cannot be taken for one reason that asking again is no way."""
+        n, all_ = self._came[wrong], self._came.total()
+        if wrong in _CHECKS and n >= _STRANGERS and n > _SHARE * all_:
+            raise BadConfig(
+                f"{self._whom}: {n} of {all_} answers cannot be taken ({wrong}), and may be billed; {_CHECKS[wrong]}. What "
+                "was answered before is saved."
+            )
 
     @property
     def _whom(self) -> str:

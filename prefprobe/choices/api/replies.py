@@ -6,6 +6,7 @@ from math import inf
 from typing import Any
 
 from prefprobe.choices.api.client import Reply
+from prefprobe.choices.api.failures import NO_ANSWER
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Spend, may_cost
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
@@ -18,6 +19,9 @@ _TOKEN = 3
 counts as a token, and what is not ASCII double. Of a request all bytes count, the names of its fields for what a chat
 template adds."""
 _DIGITS, _BEYOND_ASCII = b"0123456789", bytes(range(128, 256))
+
+EMPTY = "empty answer"
+"""Why a completion is no answer that says null."""
 
 _MOST = 1e12
 """Nobody counts so many."""
@@ -34,9 +38,9 @@ def complaint(body: Body) -> str | None:
     """Why a body is no answer, whatever was asked; None for one that is. A model may say nothing, but not null."""
     chosen = _first_choice(body)
     if chosen is None or finish(body) == "error":
-        return "no answer"
+        return NO_ANSWER
     empty = _message(body).get("content") is None and finish(body) == "stop" and not thinks(body)
-    return "empty answer" if empty else None
+    return EMPTY if empty else None
 
 
 def text(body: Body) -> str:
