@@ -46,12 +46,13 @@ class Budget:
         """Add what some answers have cost."""
         self.spent += Spend.of(answers)
 
-    @property
-    def left(self) -> bool:
-        """Whether one more question may be asked. What is on its way then comes on top of the limit."""
-        dollars, tokens = self._settings.budget_usd, self._settings.budget_tokens
-        used = self.spent.prompt_tokens + self.spent.completion_tokens
-        return (dollars is None or self.spent.dollars < dollars) and (tokens is None or used < tokens)
+    def covers_more(self, beside: Spend) -> bool:
+        """Whether one more attempt may be made, where lost ones have cost something `beside` what is paid. What is on its way
+        then comes on top of the limit.
+        """
+        dollars, tokens, spent = self._settings.budget_usd, self._settings.budget_tokens, self.spent + beside
+        used = spent.prompt_tokens + spent.completion_tokens
+        return (dollars is None or spent.dollars < dollars) and (tokens is None or used < tokens)
 
 
 class Endpoint:
@@ -104,7 +105,7 @@ class Endpoint:
         def read(reply: Reply) -> Answer:
             return self._paid_for(reply, self._labels)
 
-        Asking(self._client, save, self._part, read=read, cost=self._expected, more=lambda: self._budget.left).run(
+        Asking(self._client, save, self._part, read=read, cost=self._expected, more=self._budget.covers_more).run(
             calls
         )
 
@@ -122,7 +123,7 @@ class Endpoint:
                 return answer
 
             calls = [_call(f"sample {i}", body) for i, body in enumerate(bodies)]
-            Asking(client, save, self._part, read=read, cost=self._expected, more=lambda: True).run(calls)
+            Asking(client, save, self._part, read=read, cost=self._expected, more=lambda _: True).run(calls)
             some = [replies[call.id] for call in calls]
             lost = next((r.error for r in some if r.body is None and not r.error[:3].isdigit()), None)
             if lost is not None:
