@@ -15,7 +15,7 @@ _SHARE = 10.0
 for several together on a slow one."""
 
 
-class _Spent(Exception):  # noqa: N818  the end of a budget is no error
+class _Spent(Exception):
     """The budget does not cover another attempt."""
 
 

@@ -27,8 +27,8 @@ NO_LOGPROBS, DUPLICATE = "no log-probabilities", "duplicate"
 """Why a completion is of no use, beside what `complaint` says."""
 _CHECKS = {
     NO_LOGPROBS: "it listed them when it was tried: set `mode` to sampled, or ask a provider that always lists them",
-    DUPLICATE: "each has the id of an earlier one, as if it came twice: take out what keeps answers between here and the model, or "
-    "ask a server that gives every answer an id of its own, or none",
+    DUPLICATE: "each has the id of an earlier one, as if it came twice: take out what keeps answers between here and the "
+    "model, or ask a server that gives every answer an id of its own, or none",
     EMPTY: "check `extra` and max_tokens, and ask for one by hand",
 }
 """What to do where many are."""
@@ -105,9 +105,7 @@ class Endpoint:
         def read(reply: Reply) -> Answer:
             return self._paid_for(reply, self._labels)
 
-        Asking(self._client, save, self._part, read=read, cost=self._expected, more=self._budget.covers_more).run(
-            calls
-        )
+        Asking(self._client, save, self._part, read=read, cost=self._expected, more=self._budget.covers_more).run(calls)
 
     def _interview(self, client: Client, save: Save, samples: Sequence[str], labels: Labels | None) -> Dialect:
         estimated = False

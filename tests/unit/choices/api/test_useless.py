@@ -79,7 +79,10 @@ LISTS = Behaviour(lists=True)
     [
         (unlisted, r"answers cannot be taken \(no log-probabilities\), and may be billed; .*set `mode` to sampled"),
         (null, r"answers cannot be taken \(empty answer\), and may be billed; check `extra`"),
-        (numbered_by_the_hour, r"answers cannot be taken \(duplicate\), and may be billed; each has the id of an earlier"),
+        (
+            numbered_by_the_hour,
+            r"answers cannot be taken \(duplicate\), and may be billed; each has the id of an earlier",
+        ),
     ],
 )
 @pytest.mark.parametrize("share", [1.0, 0.4])
