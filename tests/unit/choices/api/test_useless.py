@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from itertools import count, permutations
+from itertools import combinations, count, permutations
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from prefprobe.choices.api import client, pacing
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Answer, Question
+from prefprobe.choices.log import ChoiceLog
 from prefprobe.errors import BadConfig
 from prefprobe.settings.api import ApiSettings, TransportSettings
 from tests.fault_server import Behaviour, Body, FaultServer, answer
@@ -111,6 +112,37 @@ def test_a_question_whose_answer_is_always_useless_is_paid_four_times_and_holds_
     assert {a.finish for a in failed} == {f"failed: 200: {cause}, 4 times in a row"}
     assert {(a.losses, a.requests) for a in failed} == {((cause,) * 4, 4)}
     assert all(a.prompt_tokens for a in failed)
+
+
+def mute(completion: Body) -> None:
+    completion["choices"][0]["message"]["content"] = "<think>Both have something"
+
+
+def test_sampled_answers_that_hardly_ever_say_a_label_end_a_step_soon() -> None:
+    texts = {f"t{k}": f"Do {k} u={k / 10 - 1:+.2f}" for k in range(20)}
+    pairs = [("", a, b) for a, b in combinations(texts, 2)]
+
+    def asked(share: float, **given: Any) -> int:
+        with FaultServer(script=writes(Behaviour(), mute, share)) as server:
+            engine = opened(server)
+            log = ChoiceLog(engine, texts, min_label_mass=0.1, **given)
+            before = len(server.arrivals)
+            try:
+                log.measure(log.questions(pairs, 1), 0)
+            finally:
+                n.append(len(server.arrivals) - before)
+        return n[-1]
+
+    n: list[int] = []
+    for share in (1.0, 0.95):
+        with pytest.raises(BadConfig, match=r"is 0.* after 1\d\d choices, .* = 0\.1 or more; look at what it says .*judge"):
+            asked(share)
+        assert n[-1] < 200
+    assert asked(0.7) == 2 * len(pairs)
+    refuses = Behaviour(refusals=1.0)
+    with FaultServer(refuses) as server:
+        log = ChoiceLog(opened(server), texts, min_label_mass=0.1)
+        assert log.measure(log.questions(pairs, 1), 0).num_rows == 2 * len(pairs)
 
 
 @pytest.mark.parametrize(
