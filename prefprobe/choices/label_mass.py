@@ -1,5 +1,4 @@
-"""Stops a step whose model does not answer with a label: the odds of two labels that it hardly ever says mean little, and
-answers that say neither are paid for nothing."""
+"""Stops a step whose model does not answer with a label: the odds of two labels that it hardly ever says mean little."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -69,9 +68,10 @@ class LabelMass:
             self._engine.name,
             "measure through a server of the same weights (choices.engine: api), where answers are sampled",
         )
+        at_once = "choices.api.extra" if self._engine.name.endswith("api") else "model.template"
         return (
             f"choices: the mean probability that an answer begins with a label is {mean:.2g}{under} after "
             f"{self._count[prompt]} choices, expected choices.min_label_mass = {self._least:g} or more; {sampled}, try "
             "other labels (choices.label_a, choices.label_b), have a model that thinks first answer at once "
-            f"({'choices.api.extra' if self._engine.name.endswith('api') else 'model.template'}), or lower choices.min_label_mass."
+            f"({at_once}), or lower choices.min_label_mass."
         )

@@ -135,7 +135,9 @@ def test_sampled_answers_that_hardly_ever_say_a_label_end_a_step_soon() -> None:
 
     n: list[int] = []
     for share in (1.0, 0.95):
-        with pytest.raises(BadConfig, match=r"is 0.* after 1\d\d choices, .* = 0\.1 or more; look at what it says .*judge"):
+        with pytest.raises(
+            BadConfig, match=r"is 0.* after 1\d\d choices, .* = 0\.1 or more; look at what it says .*judge"
+        ):
             asked(share)
         assert n[-1] < 200
     assert asked(0.7) == 2 * len(pairs)
