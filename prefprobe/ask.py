@@ -54,13 +54,13 @@ def ask(config: Config, objects: ObjectStore, n: int, weights: bool) -> None:
     if not console.is_terminal:
         console.width = _WIDTH
     told: dict[str, Told] = {}
-    api = config.choices.api
+    api, thinks = config.choices.api, False
     if api is not None:
         texts = [(train[a], train[b]) for a, b in few_pairs(train, INTERVIEWED, config.seed)]
         budget = Budget(api, Spend())
         engine = ApiEngine(api, study.stimulus, config.choices.temperature, budget=budget, samples=texts)
         _say(console, f"{api.model} at {api.base_url}", _understood(engine.dialect, config.choices.temperature))
-        told["endpoint"] = _tell(engine, train, pairs)
+        told["endpoint"], thinks = _tell(engine, train, pairs), engine.dialect.reasons
         _say(console, "", _price(study, api, engine.dialect, told["endpoint"]))
     if weights:
         try:
@@ -71,7 +71,9 @@ def ask(config: Config, objects: ObjectStore, n: int, weights: bool) -> None:
             console.print(f"own weights are not asked: {error}", markup=False, soft_wrap=True)
     if told:
         console.print(_table(pairs, train, told))
-    if api is not None and len(told) == 2:
+    if thinks:
+        console.print("Own weights are read without a thought, so both are not held against each other.")
+    elif api is not None and len(told) == 2:
         bounds = {"min_agreement": api.min_agreement, "max_difference": api.max_difference}
         found = agreement(told["own weights"].choices, told["endpoint"].choices, **bounds)
         console.print(_agreed(found, api), markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ of sums; a quantised copy differs by its rounding.
 """
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from prefprobe.activations.loading import load_model
 from prefprobe.choices.api.engine import ApiEngine
@@ -27,6 +29,7 @@ from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.log import choose
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
+from prefprobe.cli import main
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
@@ -115,6 +118,23 @@ def test_a_server_gives_the_probabilities_of_own_weights(
     assert engine.about["label_mass"] < 0.9
     assert r > 0.9999
     assert apart < 0.001
+
+
+def test_ask_shows_the_server_beside_own_weights(exact_copy: str, tmp_path: Path) -> None:
+    overrides = [
+        "choices.engine=api",
+        f"choices.api.base_url={exact_copy}",
+        "choices.api.model=small",
+        'choices.api.key=""',
+    ]
+    options = [option for override in overrides for option in ("--set", override)]
+    done = CliRunner().invoke(main, ["ask", "presets/demo.yaml", "--n", "8", "--store", str(tmp_path), *options])
+    assert done.exit_code == 0, done.output
+    rows = re.findall(r" (0\.\d{3}) +(0\.\d{3}) *$", done.output, re.MULTILINE)
+    assert len(rows) == 16
+    assert all(abs(float(there) - float(here)) <= 0.002 for there, here in rows)
+    assert "over 8 pairs: P(A) correlates at r = 1.00 [1.00, 1.00]" in done.output
+    assert "they are one model" in done.output
 
 
 def test_a_quantised_copy_is_told_from_the_weights_that_it_was_made_of(
