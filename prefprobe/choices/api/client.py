@@ -31,6 +31,8 @@ _ERRORS = {"500": 500, NO_ANSWER: 200, GARBAGE: 200}
 """Causes of a loss that may be such an error, and their status."""
 _OUTDONE = 3
 """Attempts of a call that must be lost while others are answered, before the fault is the call's."""
+_BUSY = {"429", "503", "529"}
+"""Causes of a loss that are no fault of a call's, whatever else is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class _Run:
         # calls that wait for another attempt, a heap by when it is due: its tokens, and what is told when it may start
         self._again: list[tuple[float, int, int, asyncio.Future[float]]] = []
         self._numbers = itertools.count()
+        self._outdone: set[str] = set()  # calls of which the fault may be their own
+        self._more = True  # whether there are calls that are not begun
         self._wake = asyncio.Event()
         self._next_beat = 0.0
         self._error: BaseException | None = None
@@ -165,7 +169,7 @@ class _Run:
             raise self._error
 
     async def _schedule(self, calls: Iterator[Call], session: aiohttp.ClientSession) -> None:
-        loop, pace, more = asyncio.get_running_loop(), self._client.pace, True
+        loop, pace = asyncio.get_running_loop(), self._client.pace
         self._next_beat = monotonic() + _BEAT
         while self._error is None:
             self._wake.clear()
@@ -179,9 +183,9 @@ class _Run:
                     _, _, tokens, turn = heapq.heappop(self._again)
                     self._start(tokens, now)
                     turn.set_result(now)
-                elif more and len(self._again) < self._client.most_held:
+                elif self._more and len(self._again) < self._client.most_held:
                     call = self._pulled(calls)
-                    more = call is not None
+                    self._more = call is not None
                     if call is not None:
                         self._start(call.tokens, now)
                         task = loop.create_task(self._see_through(call, session, now))
@@ -191,7 +195,7 @@ class _Run:
                     wait = self._again[0][0] - now if self._again else float("inf")
                     break
                 now = monotonic()
-            if self._error is not None or not (more or self._begun):
+            if self._error is not None or not (self._more or self._begun):
                 return
             timer = loop.call_later(max(min(wait, self._next_beat - now), 0.001), self._wake.set)
             await self._wake.wait()
@@ -241,7 +245,11 @@ class _Run:
                 before = sent
                 # one call that gets no answer while others do; not one of many that an outage or a long wait holds up
                 overdue = now - max(began, self._came_back) >= client.patience
-                if overdue and others_answered and outdone >= _OUTDONE:
+                if outdone >= _OUTDONE:
+                    self._outdone.add(call.id)
+                alone = not self._more and len(self._outdone) == len(self._begun) and lost.cause not in _BUSY
+                if overdue and outdone >= _OUTDONE and (others_answered or alone):
+                    self._outdone.discard(call.id)
                     self._guarded(self._deliver, _given_up(call, client.patience, losses))
                     return
                 due = now + max(backoff(len(losses)), min(lost.wait or 0.0, client.patience))
@@ -290,6 +298,7 @@ class _Run:
             self._came_back = self._answered
         self._silent_since = None
         self._lost_since.clear()
+        self._outdone.discard(reply.id)
         self._guarded(self._deliver, reply)
 
     def _lose(self, lost: Lost, sent: float, now: float) -> None:
