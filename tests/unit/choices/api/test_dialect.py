@@ -337,6 +337,6 @@ def test_a_dialect_of_a_later_version_is_no_bug(tmp_path: Path) -> None:
     job = cast(Job, SimpleNamespace(store=store))
     assert _read_dialect(job, "dialect.json") == (Dialect(seed=False), "p")
     with pytest.raises(
-        InputMissing, match="judge.json of step measure says spoken_in of the endpoint, which this version"
+        InputMissing, match=r"judge\.json of step measure says spoken_in of the endpoint, which this version"
     ):
         _read_dialect(job, "judge.json")
