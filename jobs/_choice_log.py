@@ -1,7 +1,7 @@
 """Opens the choice log of a job: the engine that the preset names, and where its answers are kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from prefprobe.choices.answers import CLOSED, AnswerLog
@@ -10,6 +10,7 @@ from prefprobe.choices.ledger import Ledger, left_by
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.pairs import few_pairs
 from prefprobe.choices.stimulus import Stimulus
+from prefprobe.errors import InputMissing
 from prefprobe.jobs._model import open_model
 from prefprobe.progress import Progress
 from prefprobe.settings.api import ApiSettings
@@ -136,11 +137,17 @@ def _interviewed(job: Job, name: str, dialect: "Dialect", trial: Ledger) -> tupl
 
 
 def _read_dialect(job: Job, name: str) -> "tuple[Dialect, str]":
-    """What is kept, and which process found it out."""
+    """What is kept, and which process found it out. Raises InputMissing for one that a later version has kept."""
     from prefprobe.choices.api.dialect import Dialect
 
     saved = read_json(job.store.read_part(name))
     process = saved.pop("process", "")
+    unknown = sorted(saved.keys() - {field.name for field in fields(Dialect)})
+    if unknown:
+        raise InputMissing(
+            f"{name} of step {job.store.step} says {', '.join(unknown)} of the endpoint, which this version does not know how to "
+            "ask: go on with the version that began the step."
+        )
     return Dialect(**saved), process
 
 

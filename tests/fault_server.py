@@ -247,6 +247,8 @@ class FaultServer:
             return _error(429, "Rate limit reached.", "rate_limit_exceeded", headers)
         if fault is not None and fault.startswith("says "):  # and has a status of its own
             return web.json_response(json.loads(fault.removeprefix("says ")))
+        if fault is not None and fault.startswith("sends "):
+            return web.Response(text=fault.removeprefix("sends "), content_type="text/html")
         if fault == "redirect":
             return web.Response(status=308, headers={"Location": "/v2/chat/completions"})
         if fault is not None and fault.isdigit() and fault != "201":

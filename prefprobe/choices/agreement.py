@@ -19,6 +19,9 @@ SAMPLES = 12
 SPREAD = 0.1
 """Standard deviation of own P(A) below which it is nearly constant: r is then of differences that mean little, and how far
 probabilities lie apart decides alone."""
+SELDOM = 0.5
+"""Share of own label mass below which answers begin with a label too seldom for chance: where that leaves too few pairs to
+decide by, the endpoint is not asked as own weights are."""
 RESAMPLES = 2000
 
 
@@ -124,11 +127,13 @@ def objection(found: Agreement, whom: str) -> str | None:
             f"{found.max_difference:g} or less; {checks}; where they are meant to differ, set choices.api.compare to 0, or "
             "these bounds to what you allow."
         )
-    if found.answers and not found.choices:
+    seldom = (found.labelled or 0.0) < SELDOM * (1.0 if found.label_mass is None else found.label_mass)
+    if found.answers and (not found.choices or (found.pairs < ENOUGH_PAIRS and seldom)):
         return (
             f"{whom} cannot be compared with own weights: of {found.answers} answers {found.refusals} refuse, "
-            f"{found.unparsed} begin with no label and {found.failed} failed, where own weights begin with a label with a "
-            f"probability of {_shown(found.label_mass)}; {checks}; where they are meant to differ, set choices.api.compare to 0."
+            f"{found.unparsed} begin with no label and {found.failed} failed, which leaves {found.pairs} pairs, where own "
+            f"weights begin with a label with a probability of {_shown(found.label_mass)}; {checks}; where they are meant to "
+            "differ, set choices.api.compare to 0."
         )
     return None
 

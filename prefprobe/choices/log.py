@@ -61,7 +61,7 @@ class ChoiceLog:
     interrupted: Spend = field(default_factory=Spend)
     """What that took of processes that were killed before they knew."""
     min_label_mass: float = 0.0
-    """Mean label mass of an exact engine below which measuring stops, see `LabelMass`; 0 never stops."""
+    """Mean label mass below which measuring stops, see `LabelMass`; 0 never stops, nor do sampled answers that a judge reads."""
     asked: dict[str, Answer] = field(default_factory=dict)
     """Every answer that is in a table so far."""
 
@@ -85,7 +85,8 @@ class ChoiceLog:
         One is missing only where a budget did not cover it. Raises BadConfig if the label mass is too low, soon after the
         first answers, which are saved, and at once where they are known.
         """
-        self._label_mass.expect(questions)
+        if self.judge is None:
+            self._label_mass.expect(questions)
         self._label_mass.note(self.answers.known(q.id for q in questions).values())
         found = self.answers.ask(self._watched, questions, self.progress, f"choices, round {round_}")
         self.asked |= found

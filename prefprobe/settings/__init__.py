@@ -144,8 +144,8 @@ class ChoiceSettings(Settings):
         default=0.1,
         ge=0,
         le=1,
-        description="read off, a step stops where answers begin with a label less often on average, under any system "
-        "prompt; 0 never stops; part of no key",
+        description="a step stops where answers begin with a label less often on average, under any system prompt, unless "
+        "they are sampled and a judge reads them; 0 never stops; part of no key",
     )
     part: int = Field(
         default=192,

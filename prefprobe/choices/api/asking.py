@@ -15,8 +15,13 @@ _SHARE = 10.0
 for several together on a slow one."""
 
 
+class _Spent(Exception):
+    """The budget does not cover another attempt."""
+
+
 class Asking(Watch):
-    """Asks with `client`, tells `save` before and after, until `more` says that the budget is spent.
+    """Asks with `client`, tells `save` before and after, until `more` says that the budget is spent, given what attempts have
+    cost that were lost so far.
 
     `read` makes an answer of a reply and pays it; `cost` is what a call is thought to cost. `part` answers are handed over
     at once, fewer each second.
@@ -30,7 +35,7 @@ class Asking(Watch):
         *,
         read: Callable[[Reply], Answer],
         cost: Callable[[Call], Spend],
-        more: Callable[[], bool],
+        more: Callable[[Spend], bool],
     ) -> None:
         self._client, self._save, self._part = client, save, part
         self._read, self._cost, self._more = read, cost, more
@@ -46,6 +51,8 @@ class Asking(Watch):
         begun = self._begun(iter(calls))
         try:
             self._client.run(begun, self._deliver, self._beat, self)
+        except _Spent:
+            pass  # what it covered has come
         except BaseException:
             with suppress(PrefprobeError):  # the first error goes on
                 self._hand_over()
@@ -57,6 +64,8 @@ class Asking(Watch):
 
     def again(self, call: Call, losses: tuple[str, ...]) -> None:
         """See `Watch.again`. Where writing is slow, others that wait are written down with it."""
+        if not self._covered:
+            raise _Spent
         others = (id_ for id_ in self._resting if id_ != call.id)
         each = self._cost(call)
         ids = [call.id, *islice(others, self._ahead.room - 1)]
@@ -68,11 +77,15 @@ class Asking(Watch):
         self._resting[call.id] = self._cost(call).per(sum(map(may_cost, losses)))
         self._save.owe({call.id: self._resting[call.id]})
 
+    @property
+    def _covered(self) -> bool:
+        return self._more(sum(self._resting.values(), Spend()))
+
     def _begun(self, calls: Iterator[Call]) -> Generator[Call]:
         """The calls, each written down before it comes out; those that do not come out are taken back."""
         written: deque[Call] = deque()
         try:
-            while self._more():
+            while self._covered:
                 if not written:
                     written.extend(islice(calls, self._ahead.room))
                     self._ahead.write(self._save, {call.id: self._cost(call) for call in written})

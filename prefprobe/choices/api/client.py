@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 
 from prefprobe.choices.api.access import Access
-from prefprobe.choices.api.failures import Lost, TurnedDown
+from prefprobe.choices.api.failures import GARBAGE, NO_ANSWER, Lost, TurnedDown
 from prefprobe.choices.api.pacing import Pace, backoff
 from prefprobe.choices.api.wire import Wire
-from prefprobe.errors import PrefprobeError, TemporaryFailure
+from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.settings.api import TransportSettings
 
 FIRST_CONTACT = 60.0
@@ -25,12 +25,14 @@ _BEAT = 1.0
 _HELD = 4
 """Calls that wait for another attempt, in windows at their widest, before no new one is begun."""
 _REFUSED = 4
-"""Attempts of a call that must be lost to an error of the server's, one after the other, before it counts as its answer to
-what is asked; of a client that is on `trial`."""
-_ERRORS = {"500": 500, "no answer": 200}
-"""Causes of a loss that may be such an answer, and their status."""
+"""Attempts of a call that must be lost to the same, one after the other, before it counts as the answer to what is asked: a
+completion of no use, which is paid each time, and on `trial` an error of the server's too."""
+_ERRORS = {"500": 500, NO_ANSWER: 200, GARBAGE: 200}
+"""Causes of a loss that may be such an error, and their status."""
 _OUTDONE = 3
 """Attempts of a call that must be lost while others are answered, before the fault is the call's."""
+_BUSY = {"429", "503", "529"}
+"""Causes of a loss that are no fault of a call's, whatever else is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class _Run:
         # calls that wait for another attempt, a heap by when it is due: its tokens, and what is told when it may start
         self._again: list[tuple[float, int, int, asyncio.Future[float]]] = []
         self._numbers = itertools.count()
+        self._outdone: set[str] = set()  # calls of which the fault may be their own
+        self._more = True  # whether there are calls that are not begun
         self._wake = asyncio.Event()
         self._next_beat = 0.0
         self._error: BaseException | None = None
@@ -165,7 +169,7 @@ class _Run:
             raise self._error
 
     async def _schedule(self, calls: Iterator[Call], session: aiohttp.ClientSession) -> None:
-        loop, pace, more = asyncio.get_running_loop(), self._client.pace, True
+        loop, pace = asyncio.get_running_loop(), self._client.pace
         self._next_beat = monotonic() + _BEAT
         while self._error is None:
             self._wake.clear()
@@ -179,9 +183,9 @@ class _Run:
                     _, _, tokens, turn = heapq.heappop(self._again)
                     self._start(tokens, now)
                     turn.set_result(now)
-                elif more and len(self._again) < self._client.most_held:
+                elif self._more and len(self._again) < self._client.most_held:
                     call = self._pulled(calls)
-                    more = call is not None
+                    self._more = call is not None
                     if call is not None:
                         self._start(call.tokens, now)
                         task = loop.create_task(self._see_through(call, session, now))
@@ -191,7 +195,7 @@ class _Run:
                     wait = self._again[0][0] - now if self._again else float("inf")
                     break
                 now = monotonic()
-            if self._error is not None or not (more or self._begun):
+            if self._error is not None or not (self._more or self._begun):
                 return
             timer = loop.call_later(max(min(wait, self._next_beat - now), 0.001), self._wake.set)
             await self._wake.wait()
@@ -234,20 +238,18 @@ class _Run:
                 self._lose(lost, sent, now)
                 losses += (lost.cause,)
                 self._guarded(self._watch.lost, call, losses)
-                if (
-                    client.trial
-                    and lost.said
-                    and losses[-_REFUSED:] == (lost.cause,) * _REFUSED
-                    and lost.cause in _ERRORS
-                    and not lost.loading
-                ):
+                if losses[-_REFUSED:] == (lost.cause,) * _REFUSED and self._is_final(lost):
                     self._win(self._refused(call, lost, losses))
                     return
                 outdone += others_answered
                 before = sent
                 # one call that gets no answer while others do; not one of many that an outage or a long wait holds up
                 overdue = now - max(began, self._came_back) >= client.patience
-                if overdue and others_answered and outdone >= _OUTDONE:
+                if outdone >= _OUTDONE:
+                    self._outdone.add(call.id)
+                alone = not self._more and len(self._outdone) == len(self._begun) and lost.cause not in _BUSY
+                if overdue and outdone >= _OUTDONE and (others_answered or alone):
+                    self._outdone.discard(call.id)
                     self._guarded(self._deliver, _given_up(call, client.patience, losses))
                     return
                 due = now + max(backoff(len(losses)), min(lost.wait or 0.0, client.patience))
@@ -260,11 +262,21 @@ class _Run:
                 return
             sent = await self._turn(due, call.tokens)
 
+    def _is_final(self, lost: Lost) -> bool:
+        """Whether what comes again and again is all that ever will."""
+        error = lost.cause in _ERRORS and (lost.said or _ERRORS[lost.cause] == 200) and not lost.loading
+        return lost.whole or (self._client.trial and bool(error))
+
     def _refused(self, call: Call, lost: Lost, losses: tuple[str, ...]) -> Reply:
-        said = f"{_ERRORS[lost.cause]}: {lost.said}"
-        means = TemporaryFailure(
-            f"{self._client.wire.base_url} answers nothing but an error ({said}); run again later."
-        )
+        status, base_url = _ERRORS.get(lost.cause, 200), self._client.wire.base_url
+        if lost.said and lost.cause != GARBAGE:
+            said = f"{status}: {lost.said}"
+            means: PrefprobeError = TemporaryFailure(
+                f"{base_url} answers nothing but an error ({said}); run again later."
+            )
+        else:
+            said = f"{status}: {lost.cause}, {_REFUSED} times in a row{lost.said and f'; {lost.said}'}"
+            means = BadConfig(f"{base_url} gives nothing that can be read ({said}); check base_url, model and extra.")
         return Reply(call.id, None, said, losses, means, call.body)
 
     async def _turn(self, due: float, tokens: int) -> float:
@@ -286,6 +298,7 @@ class _Run:
             self._came_back = self._answered
         self._silent_since = None
         self._lost_since.clear()
+        self._outdone.discard(reply.id)
         self._guarded(self._deliver, reply)
 
     def _lose(self, lost: Lost, sent: float, now: float) -> None:

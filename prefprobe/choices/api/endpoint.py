@@ -10,8 +10,9 @@ from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.failures import NO_ANSWER
 from prefprobe.choices.api.interview import Interview
-from prefprobe.choices.api.replies import Body, complaint, expected, finish, limit, logprobs, to_answer
+from prefprobe.choices.api.replies import EMPTY, Body, complaint, expected, finish, limit, logprobs, to_answer
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Save, Spend
 from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
@@ -21,7 +22,16 @@ from prefprobe.settings.api import ApiSettings, Prices
 
 _SHOWN = 60  # characters of a model's name
 _STRANGERS, _SHARE = 10, 0.2
-"""Answers of other models, and their share, beyond which it is no accident that they come."""
+"""Answers that cannot be taken for the same reason, and their share, beyond which it is no accident that they come."""
+NO_LOGPROBS, DUPLICATE = "no log-probabilities", "duplicate"
+"""Why a completion is of no use, beside what `complaint` says."""
+_CHECKS = {
+    NO_LOGPROBS: "it listed them when it was tried: set `mode` to sampled, or ask a provider that always lists them",
+    DUPLICATE: "each has the id of an earlier one, as if it came twice: take out what keeps answers between here and the "
+    "model, or ask a server that gives every answer an id of its own, or none",
+    EMPTY: "check `extra` and max_tokens, and ask for one by hand",
+}
+"""What to do where many are."""
 
 
 class Budget:
@@ -36,12 +46,13 @@ class Budget:
         """Add what some answers have cost."""
         self.spent += Spend.of(answers)
 
-    @property
-    def left(self) -> bool:
-        """Whether one more question may be asked. What is on its way then comes on top of the limit."""
-        dollars, tokens = self._settings.budget_usd, self._settings.budget_tokens
-        used = self.spent.prompt_tokens + self.spent.completion_tokens
-        return (dollars is None or self.spent.dollars < dollars) and (tokens is None or used < tokens)
+    def covers_more(self, beside: Spend) -> bool:
+        """Whether one more attempt may be made, where lost ones have cost something `beside` what is paid. What is on its way
+        then comes on top of the limit.
+        """
+        dollars, tokens, spent = self._settings.budget_usd, self._settings.budget_tokens, self.spent + beside
+        used = spent.prompt_tokens + spent.completion_tokens
+        return (dollars is None or spent.dollars < dollars) and (tokens is None or used < tokens)
 
 
 class Endpoint:
@@ -68,6 +79,7 @@ class Endpoint:
         self._seen: set[str] = set()
         self._spoken: Dialect | None = None
         self._answered_by: Counter[str] = Counter()
+        self._came: Counter[str] = Counter()
         access = Access.of(settings)
         if settings.judge is not None:
             Access.of(settings.for_judge())  # a variable that is not set shows before anything is asked
@@ -93,9 +105,7 @@ class Endpoint:
         def read(reply: Reply) -> Answer:
             return self._paid_for(reply, self._labels)
 
-        Asking(self._client, save, self._part, read=read, cost=self._expected, more=lambda: self._budget.left).run(
-            calls
-        )
+        Asking(self._client, save, self._part, read=read, cost=self._expected, more=self._budget.covers_more).run(calls)
 
     def _interview(self, client: Client, save: Save, samples: Sequence[str], labels: Labels | None) -> Dialect:
         estimated = False
@@ -111,7 +121,7 @@ class Endpoint:
                 return answer
 
             calls = [_call(f"sample {i}", body) for i, body in enumerate(bodies)]
-            Asking(client, save, self._part, read=read, cost=self._expected, more=lambda: True).run(calls)
+            Asking(client, save, self._part, read=read, cost=self._expected, more=lambda _: True).run(calls)
             some = [replies[call.id] for call in calls]
             lost = next((r.error for r in some if r.body is None and not r.error[:3].isdigit()), None)
             if lost is not None:
@@ -155,9 +165,14 @@ class Endpoint:
 
     def _inspect(self, body: Body) -> str | None:
         """Why a reply is no answer, so that the question is asked again; None for one that is."""
-        wrong = complaint(body)
-        if wrong is not None:
-            return wrong
+        wrong = complaint(body) or self._unexpected(body)
+        if self._spoken is not None and wrong != NO_ANSWER:
+            self._came[wrong or ""] += 1
+            self._bear_with(wrong or "")
+        return wrong
+
+    def _unexpected(self, body: Body) -> str | None:
+        """Why a completion is not one that is asked for."""
         spoken, id_, model = self._spoken, str(body.get("id")), str(body.get("model") or "")
         self._answered_by[model] += 1
         if spoken is not None:
@@ -165,9 +180,9 @@ class Endpoint:
                 self._bear(model)
                 return f"wrong model ({model[:_SHOWN]})"
             if spoken.exact and not logprobs(body) and finish(body) not in ("refusal", "content_filter", TOOL_CALLS):
-                return "no log-probabilities"
+                return NO_LOGPROBS
             if spoken.distinct_ids and id_ in self._seen:
-                return "duplicate"
+                return DUPLICATE
         self._seen.add(id_)
         return None
 
@@ -194,6 +209,15 @@ class Endpoint:
             f"the model that you mean, set `served` to [{', '.join(names)}], which asks anew; else ask for one by its whole name "
             "in `model`. What was answered is saved."
         )
+
+    def _bear_with(self, wrong: str) -> None:
+        """Raise BadConfig where so many answers cannot be taken for one reason that asking again is no way."""
+        n, all_ = self._came[wrong], self._came.total()
+        if wrong in _CHECKS and n >= _STRANGERS and n > _SHARE * all_:
+            raise BadConfig(
+                f"{self._whom}: {n} of {all_} answers cannot be taken ({wrong}), and may be billed; {_CHECKS[wrong]}. What "
+                "was answered before is saved."
+            )
 
     @property
     def _whom(self) -> str:

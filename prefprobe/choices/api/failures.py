@@ -36,14 +36,22 @@ _FIELD = re.compile(
 """What a request asks for, in the words in which it is refused."""
 
 
+NO_ANSWER = "no answer"
+"""Why an attempt is lost to JSON that is no completion."""
+GARBAGE = "garbage"
+"""And to what is no JSON."""
+
+
 class Lost(Exception):
     """An attempt that is worth another. `wait` is seconds that the provider asks for, `said` what it says; `loading`,
-    whether it says that it is not ready yet.
+    whether it says that it is not ready yet; `whole`, whether a completion came, of no use, which may be all that ever comes.
     """
 
-    def __init__(self, cause: str, wait: float | None = None, said: str = "", *, loading: bool = False) -> None:
+    def __init__(
+        self, cause: str, wait: float | None = None, said: str = "", *, loading: bool = False, whole: bool = False
+    ) -> None:
         super().__init__(cause)
-        self.cause, self.wait, self.said, self.loading = cause, wait, said, loading
+        self.cause, self.wait, self.said, self.loading, self.whole = cause, wait, said, loading, whole
 
 
 class TurnedDown(Exception):
@@ -67,7 +75,7 @@ def failure(
         return TemporaryFailure(f"{base_url} wants to be paid first {found}; add credit, then run again.")
     loading = status not in (401, 403) and bool(_LOADING.search(low)) and not _FAILED.search(low)
     if status == 200:
-        return Lost("no answer", said=said, loading=loading)
+        return Lost(NO_ANSWER, said=said, loading=loading)
     if status in _AGAIN or (status >= 500 and status not in _NEVER) or (status >= 400 and loading):
         return Lost(str(status), retry_after({k.lower(): v for k, v in headers.items()}), said, loading=loading)
     if status < 400:

@@ -6,6 +6,7 @@ from math import inf
 from typing import Any
 
 from prefprobe.choices.api.client import Reply
+from prefprobe.choices.api.failures import NO_ANSWER
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Spend, may_cost
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
@@ -18,6 +19,12 @@ _TOKEN = 3
 counts as a token, and what is not ASCII double. Of a request all bytes count, the names of its fields for what a chat
 template adds."""
 _DIGITS, _BEYOND_ASCII = b"0123456789", bytes(range(128, 256))
+
+EMPTY = "empty answer"
+"""Why a completion is no answer that says null."""
+
+_SAID, _THOUGHT = frozenset(["text", "output_text"]), frozenset(["reasoning", "thinking", "redacted_thinking"])
+"""Kinds of the parts of a message."""
 
 _MOST = 1e12
 """Nobody counts so many."""
@@ -34,17 +41,16 @@ def complaint(body: Body) -> str | None:
     """Why a body is no answer, whatever was asked; None for one that is. A model may say nothing, but not null."""
     chosen = _first_choice(body)
     if chosen is None or finish(body) == "error":
-        return "no answer"
+        return NO_ANSWER
     empty = _message(body).get("content") is None and finish(body) == "stop" and not thinks(body)
-    return "empty answer" if empty else None
+    return EMPTY if empty else None
 
 
 def text(body: Body) -> str:
     """The answer's text as it came, with a thought at its head if the provider leaves it there; "" for none."""
     content = _message(body).get("content")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    said = content if isinstance(content, str) else ""
+    parts = content if isinstance(content, list) else [content]
+    said = "".join(_part(part) for part in parts)
     return said.encode("utf-8", "replace").decode()  # JSON may hold half a character, which no file can
 
 
@@ -71,9 +77,25 @@ def thinks(body: Body) -> bool:
     """Whether the model has thought before it answered."""
     message = _message(body)
     details = _mapping(_mapping(body.get("usage")).get("completion_tokens_details"))
-    fields = bool(message.get("reasoning_content") or message.get("reasoning") or details.get("reasoning_tokens"))
+    fields = bool(_thought(message) or details.get("reasoning_tokens"))
     said = text(body)
     return fields or answer_text(said) != said
+
+
+def _thought(message: Body) -> Any:
+    """What is shown of a thought beside the answer; nothing if there is none."""
+    content = message.get("content")
+    parts = [part for part in content if _mapping(part).get("type") in _THOUGHT] if isinstance(content, list) else []
+    return message.get("reasoning_content") or message.get("reasoning") or parts
+
+
+def _part(part: object) -> str:
+    """What a part of a message says; nothing if it is none of those that are said, such as a thought."""
+    if isinstance(part, str):
+        return part
+    known = _mapping(part)
+    said = known.get("text") if known.get("type", "text") in _SAID else None
+    return said if isinstance(said, str) else ""
 
 
 def logprobs(body: Body) -> list[Body]:
@@ -208,7 +230,7 @@ def _said(body: Body, asked: Mapping[str, Any]) -> int:
     """
     message = _message(body)
     shown = text(body), message.get("refusal"), message.get("tool_calls")
-    thought = _estimate(message.get("reasoning_content") or message.get("reasoning") or "")
+    thought = _estimate(_thought(message) or "")
     listed = _listed(body)
     tokens = next((column for name in ("content", "tokens") if isinstance(column := listed.get(name), list)), [])
     seen = len(tokens) or sum(_estimate(part) for part in shown if part)

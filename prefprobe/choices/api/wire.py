@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from prefprobe.choices.api.access import Access
-from prefprobe.choices.api.failures import Lost, cleaned, error_within, failure
+from prefprobe.choices.api.failures import GARBAGE, NO_ANSWER, Lost, cleaned, error_within, failure
 from prefprobe.choices.api.stream import EVENTS, CutOff, completion, is_stream, read_events
 from prefprobe.errors import BadConfig
 
@@ -76,13 +76,13 @@ class Wire:
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise Lost("garbage", said=cleaned(data.decode("utf-8", "replace"), hiding))
+            raise Lost(GARBAGE, said=cleaned(data.decode("utf-8", "replace"), hiding))
         if error_found := error_within(body):
             status, stated = error_found
             raise failure(self.base_url, status, stated, reply.headers, hiding)
         wrong = self._inspect(body)
         if wrong is not None:
-            raise Lost(wrong)
+            raise Lost(wrong, whole=wrong != NO_ANSWER)
         return body
 
 

@@ -170,6 +170,11 @@ def test_answers_that_never_name_a_label_are_objected_to_and_none_at_all_are_not
     assert sentence is not None
     assert "of 96 answers 48 refuse, 48 begin with no label and 0 failed" in sentence
     assert "with a probability of 0.90" in sentence
+    nearly = sampled({order: "-?-?-?-?-?aa" if k < 5 else "-?" for k, order in enumerate(p)})
+    found = agreement(exact(p), nearly, **BOUNDS)
+    assert (found.pairs, found.verdict) == (3, "undecided")
+    assert "which leaves 3 pairs, where own weights begin with a label" in (objection(found, "m") or "")
+    assert objection(agreement(exact(p, mass=0.1), nearly, **BOUNDS), "m") is None  # as seldom as own weights
     assert objection(agreement(exact(p), table(), **BOUNDS), "m") is None  # the budget was spent: the loop says so
 
 

@@ -91,7 +91,7 @@ def test_a_system_prompt_that_silences_the_model_is_named(tmp_path: Path, monkey
     assert 48 * 3 < low.asked - before <= 48 * 4 + PART
 
 
-def test_sampled_answers_have_no_mass_to_stop_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_answers_that_are_labels_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = {"choices": {"min_label_mass": 1.0}}
     execute(planted_study(tmp_path, monkeypatch, lambda q: "ab"[prefers(q) < 0], exact=False, blocks=blocks))
 

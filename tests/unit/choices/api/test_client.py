@@ -422,6 +422,25 @@ def test_one_call_that_gets_no_answer_ends_without_one() -> None:
     assert len(got["3"].losses) >= 3
 
 
+@pytest.mark.parametrize("bad", [{3}, {3, 5, 8}])
+def test_calls_that_get_no_answer_while_all_others_do_are_given_up_when_they_are_left(bad: set[int]) -> None:
+    got: dict[str, Reply] = {}
+    with FaultServer(Behaviour(delay=0.02), lambda body, attempt: "500" if body["seed"] in bad else None) as server:
+        client = client_for(server.url, concurrency=4, total_timeout=1.0)
+        client.run((call(n) for n in range(80)), lambda reply: got.update({reply.id: reply}), lambda: None)
+    assert {int(r.id) for r in got.values() if r.body is None} == bad
+    assert len(got) == 80
+
+
+def test_calls_that_a_limit_holds_up_are_not_given_up() -> None:
+    got: list[Reply] = []
+    with FaultServer(Behaviour(delay=0.02), lambda body, attempt: "429" if body["seed"] == 3 else None) as server:
+        client = client_for(server.url, concurrency=4, total_timeout=1.0)
+        with pytest.raises(TemporaryFailure, match="most often: 429"):
+            client.run((call(n) for n in range(80)), got.append, lambda: None)
+    assert len(got) == 79
+
+
 def test_a_wait_beyond_all_patience_gives_up_the_run_and_not_the_call() -> None:
     """A provider whose day's quota is used up says so while others of its answers are still on their way."""
     got: list[Reply] = []

@@ -218,6 +218,22 @@ def test_what_attempts_may_cost_is_owed_before_the_next_and_free_ones_are_not() 
     assert (save[0].requests, save[0].losses) == (3, ("429", "cut body", "503", "garbage"))
 
 
+@pytest.mark.parametrize("fault", ["cut", "hang"])
+def test_a_budget_covers_attempts_that_are_lost(fault: str) -> None:
+    def loses(body: dict[str, Any], attempt: int) -> str | None:
+        return fault if "u=" in body["messages"][-1]["content"] else None
+
+    save, transport = Saved(), TransportSettings(concurrency=CONCURRENCY, attempt_timeout=0.1, total_timeout=8.0)
+    with FaultServer(script=loses) as server:
+        engine, budget = opened(server, budget_tokens=900, transport=transport)
+        each, asked = budget.spent.per(1), len(server.arrivals)
+        engine.answer(questions(), save)
+        covered = 900 / (each.prompt_tokens + each.completion_tokens) - asked
+        assert len(server.arrivals) - asked <= covered + CONCURRENCY
+    assert save == []
+    assert sum(cost.requests for cost in save.owed.values()) == len(server.arrivals) - asked
+
+
 def test_an_interview_is_owed_before_and_paid_after_although_it_fails() -> None:
     trial = Saved()
     with FaultServer() as server:

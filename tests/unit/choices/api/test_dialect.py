@@ -4,7 +4,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,8 +17,13 @@ from prefprobe.choices.api.replies import logprobs
 from prefprobe.choices.engine import Spend
 from prefprobe.choices.reading import Labels
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.errors import BadConfig
+from prefprobe.errors import BadConfig, InputMissing
+from prefprobe.jobs._choice_log import _read_dialect
 from prefprobe.settings.api import ApiSettings
+from prefprobe.store.formats import json_bytes
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import StepStore
+from prefprobe.study.job import Job
 
 STIMULUS = Stimulus()
 SAMPLES = [STIMULUS.message(a, b) for a, b in (("sing", "run"), ("read", "swim"), ("cook", "draw"))]
@@ -321,3 +328,15 @@ def test_a_system_prompt_is_folded_into_the_users_turn() -> None:
     assert folded["messages"] == [{"role": "user", "content": "You hate math.\n\nChoose."}]
     assert (plain["seed"], plain["temperature"], plain["top_p"]) == (7, 0.5, 0.9)
     assert "seed" not in folded
+
+
+def test_a_dialect_of_a_later_version_is_no_bug(tmp_path: Path) -> None:
+    store = StepStore(ObjectStore.open(str(tmp_path)), "measure", "k" * 64, {})
+    store.write_part("dialect.json", json_bytes(asdict(Dialect(seed=False)) | {"process": "p"}))
+    store.write_part("judge.json", json_bytes(asdict(Dialect()) | {"process": "p", "spoken_in": "verse"}))
+    job = cast(Job, SimpleNamespace(store=store))
+    assert _read_dialect(job, "dialect.json") == (Dialect(seed=False), "p")
+    with pytest.raises(
+        InputMissing, match=r"judge\.json of step measure says spoken_in of the endpoint, which this version"
+    ):
+        _read_dialect(job, "judge.json")

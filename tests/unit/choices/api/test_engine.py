@@ -407,12 +407,14 @@ def test_faults_change_nothing_but_the_losses() -> None:
 
 def test_a_repeated_id_is_a_duplicate() -> None:
     def again(body: dict[str, Any], attempt: int) -> str | None:
-        return "duplicate" if "u=" in body["messages"][-1]["content"] and attempt == 0 else None
+        asked = body["messages"][-1]["content"]
+        return "duplicate" if asked.count("Do a") and asked.count("Do b") and attempt == 0 else None
 
     with FaultServer(script=again) as server:
         engine = engine_for(server)
         got = answers(engine, questions())
-    assert {a.losses for a in got.values()} == {("duplicate",)}
+    assert {id_ for id_, a in got.items() if a.losses} == {"ab0", "ba0"}
+    assert {a.losses for a in got.values()} == {("duplicate",), ()}
 
 
 def test_refusals_and_what_is_turned_down() -> None:

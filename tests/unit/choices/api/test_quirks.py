@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prefprobe.choices.answers import AnswerLog
-from prefprobe.choices.api import client, pacing
+from prefprobe.choices.api import client, pacing, replies
 from prefprobe.choices.api.access import Access
-from prefprobe.choices.api.client import Call, Client
+from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.endpoint import Budget
 from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.judge import Judge
@@ -315,3 +315,29 @@ def test_one_that_is_refused_while_it_answers_with_errors_ends_with_its_sentence
         thread.start()
         thread.join(20)
     assert "answers nothing but an error (500: The server had an error.)" in str(failed[0])
+
+
+TEXT = "Task A: Here it is"
+THOUGHT = "Task B: sounds good, but so does the other. "
+
+
+@pytest.mark.parametrize(
+    ("content", "thinks"),
+    [
+        ([{"type": "text", "text": TEXT}], False),
+        ([{"type": "output_text", "text": TEXT[:4]}, {"text": TEXT[4:]}], False),
+        ([TEXT[:4], TEXT[4:]], False),
+        ({"type": "text", "text": TEXT}, False),
+        ([{"type": "reasoning", "text": THOUGHT}, {"type": "text", "text": TEXT}], True),
+        ([{"type": "thinking", "thinking": THOUGHT, "text": THOUGHT}, {"type": "text", "text": TEXT}], True),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": THOUGHT}]}, {"type": "text", "text": TEXT}], True),
+        ([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": TEXT}], False),
+    ],
+)
+def test_of_a_message_in_parts_the_parts_that_are_said_are_the_answer(content: Any, thinks: bool) -> None:
+    body = {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]}
+    assert replies.text(body) == TEXT
+    assert replies.thinks(body) == thinks
+    asked = {"messages": [], "max_tokens": 100}
+    tokens = replies.to_answer(Reply("q", body, "", (), asked=asked), "h", None, None).completion_tokens
+    assert tokens > (len(THOUGHT) / 4 if thinks else 0)
