@@ -14,7 +14,9 @@ _FEATURES = click.option(
     help="An .npz with task_ids and layer_<L>, as `prefprobe export` writes it.",
 )
 _OUT = click.option("--out", type=_FILE, required=True, help="A new or empty folder.")
-_SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples.")
+_SEED = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of resamples and permutations."
+)
 _COMPAT = click.option("--compat", type=click.Choice(["reference"]), help="Follow the published procedure's choices.")
 
 

@@ -180,5 +180,9 @@ def _r(value: Any) -> str:
 
 
 def _ending(said: str, not_estimable: dict[str, str], written: dict[str, bytes], out: Path) -> str:
-    reasons = " ".join(dict.fromkeys(not_estimable.values()))
-    return f"{said}.{f' Not estimable: {reasons}' if reasons else ''} {', '.join(written)} are in {out}."
+    places: dict[str, list[str]] = {}
+    for place, why in not_estimable.items():
+        places.setdefault(why, []).append(place)
+    more = {why: f" and {len(at) - 1} more" if len(at) > 1 else "" for why, at in places.items()}
+    missing = "".join(f" Not estimable, {at[0]}{more[why]}: {why}" for why, at in places.items())
+    return f"{said}.{missing} {', '.join(written)} are in {out}."

@@ -135,13 +135,13 @@ def fold_topics(of_train: Iterable[str], holdout: int) -> list[str]:
     if small[1] < MIN_TOPIC_TASKS:
         raise BadConfig(
             f"topics: {small[0]!r} has {small[1]} train tasks, and a fold needs {MIN_TOPIC_TASKS} or more of each topic; "
-            f"set `topics.min_tasks` to {MIN_TOPIC_TASKS} or more, which merges small topics, or add tasks."
+            f"merge small topics, as `topics.min_tasks: {MIN_TOPIC_TASKS}` of a preset does, or add tasks."
         )
     if holdout < 1 or len(counts) < holdout + 2:
         listed = ", ".join(f"{name!r} of {n}" for name, n in counts[:3]) + (" …" if len(counts) > 3 else "")
         raise BadConfig(
             f"topics: {len(counts)} ({listed} train tasks) are too few to hold out {holdout}, which takes {holdout + 2}: "
-            f"two must be left to train on; {'' if holdout == 1 else 'set `probes.holdout` to 1, or '}add topics."
+            f"two must be left to train on; {'' if holdout == 1 else 'hold out 1 (`probes.holdout` of a preset), or '}add topics."
         )
     return [name for name, _ in counts]
 

@@ -42,6 +42,12 @@ def test_prompts_and_their_lengths_import_without_torch(module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["probing", "scoring", "shifts"])
+def test_commands_for_files_of_ones_own_import_without_torch(module: str) -> None:
+    done = python(f"{BLOCK}\nimport prefprobe.own.{module}")
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nsys.argv = ['prefprobe', '--help']\nfrom prefprobe.cli import main\n"
