@@ -114,14 +114,17 @@ def _understood(dialect: "Dialect", temperature: float) -> Iterator[tuple[str, s
 
 def _price(study: Study, api: ApiSettings, dialect: "Dialect", told: Told) -> Iterator[tuple[str, str]]:
     spend, n = told.spend, told.choices.num_rows
-    if not n:
-        yield "spent", "nothing: the budget covers no question"
-        return
-    yield "speed", f"{count(n)} answers in {number(told.seconds, 1)} s, up to {api.transport.concurrency} at once"
+    if n:
+        yield "speed", f"{count(n)} answers in {number(told.seconds, 1)} s, up to {api.transport.concurrency} at once"
     spent = spend + dialect.spend
     dollars = f", {rough_dollars(spent.dollars)}" if spent.dollars else ""
     asked = f"{count(spent.prompt_tokens)} prompt and {count(spent.completion_tokens)} answer tokens"
     asked += "" if dialect.usage else " (estimated: the endpoint reports none)"
+    if not n:
+        limits = [name for name in ("budget_usd", "budget_tokens") if getattr(api, name) is not None]
+        named = " or ".join(f"choices.api.{name}" for name in limits)
+        yield "spent", f"{asked}{dollars} to find this out; the budget covers no question after that: raise {named}"
+        return
     yield (
         "spent",
         f"{asked}{dollars}, of which {count(dialect.prompt_tokens + dialect.completion_tokens)} to find this out",

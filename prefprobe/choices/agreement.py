@@ -128,7 +128,8 @@ def objection(found: Agreement, whom: str) -> str | None:
         return (
             f"{whom} cannot be compared with own weights: of {found.answers} answers {found.refusals} refuse, "
             f"{found.unparsed} begin with no label and {found.failed} failed, where own weights begin with a label with a "
-            f"probability of {_shown(found.label_mass)}; {checks}; where they are meant to differ, set choices.api.compare to 0."
+            f"probability of {_shown(found.label_mass, 2)}; {checks}; where they are meant to differ, set "
+            "choices.api.compare to 0."
         )
     return None
 
@@ -196,5 +197,5 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _shown(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
