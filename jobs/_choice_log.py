@@ -59,6 +59,8 @@ def _api_log(
 
     choices, budget = job.config.choices, Budget(settings, Spend())
     trial, dialect = Ledger(job.store, job.store.key, "dialect"), _dialect(job, "dialect.json")
+    if dialect is None:
+        job.progress.line(f"{job.node.id}: finds out how {settings.model} at {settings.base_url} answers")
     engine = ApiEngine(
         settings,
         stimulus,

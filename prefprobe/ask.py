@@ -58,10 +58,11 @@ def ask(config: Config, objects: ObjectStore, n: int, weights: bool) -> None:
     if api is not None:
         texts = [(train[a], train[b]) for a, b in few_pairs(train, INTERVIEWED, config.seed)]
         budget = Budget(api, Spend())
+        console.print(f"{api.model} at {api.base_url}", style="bold", markup=False)
         engine = ApiEngine(api, study.stimulus, config.choices.temperature, budget=budget, samples=texts)
-        _say(console, f"{api.model} at {api.base_url}", _understood(engine.dialect, config.choices.temperature))
+        _say(console, _understood(engine.dialect, config.choices.temperature))
         told["endpoint"], thinks = _tell(engine, train, pairs), engine.dialect.reasons
-        _say(console, "", _price(study, api, engine.dialect, told["endpoint"]))
+        _say(console, _price(study, api, engine.dialect, told["endpoint"]))
     if weights:
         try:
             told["own weights"] = _tell(_own(config, study), train, pairs)
@@ -116,14 +117,17 @@ def _understood(dialect: "Dialect", temperature: float) -> Iterator[tuple[str, s
 
 def _price(study: Study, api: ApiSettings, dialect: "Dialect", told: Told) -> Iterator[tuple[str, str]]:
     spend, n = told.spend, told.choices.num_rows
-    if not n:
-        yield "spent", "nothing: the budget covers no question"
-        return
-    yield "speed", f"{count(n)} answers in {number(told.seconds, 1)} s, up to {api.transport.concurrency} at once"
+    if n:
+        yield "speed", f"{count(n)} answers in {number(told.seconds, 1)} s, up to {api.transport.concurrency} at once"
     spent = spend + dialect.spend
     dollars = f", {rough_dollars(spent.dollars)}" if spent.dollars else ""
     asked = f"{count(spent.prompt_tokens)} prompt and {count(spent.completion_tokens)} answer tokens"
     asked += "" if dialect.usage else " (estimated: the endpoint reports none)"
+    if not n:
+        limits = [name for name in ("budget_usd", "budget_tokens") if getattr(api, name) is not None]
+        named = " or ".join(f"choices.api.{name}" for name in limits)
+        yield "spent", f"{asked}{dollars} to find this out; the budget covers no question after that: raise {named}"
+        return
     yield (
         "spent",
         f"{asked}{dollars}, of which {count(dialect.prompt_tokens + dialect.completion_tokens)} to find this out",
@@ -140,23 +144,22 @@ def _price(study: Study, api: ApiSettings, dialect: "Dialect", told: Told) -> It
 def _agreed(found: Agreement, api: ApiSettings) -> str:
     if not found.pairs:
         return "The endpoint and own weights cannot be compared: no pair has a choice of both."
+    far = (found.difference_low or 0.0) > found.max_difference
     verdict = {
         "same": "they are one model",
         "different": "they are not one model, and a study of both stops",
-        "undecided": "so few pairs do not decide whether they are one model; more do (--n)",
+        "undecided": f"{'that looks like two models, but ' if far else ''}so few pairs do not decide it; more do (--n)",
     }[found.verdict]
     compares = f" A study compares {api.compare} pairs before it asks anything else." if api.compare else ""
     return f"Endpoint and own weights, over {found.pairs} pairs: {found.found}: {verdict}.{compares}"
 
 
-def _say(console: Console, head: str, lines: Iterator[tuple[str, str]]) -> None:
+def _say(console: Console, lines: Iterator[tuple[str, str]]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, said in lines:
         table.add_row(name, said)
-    if head:
-        console.print(head, style="bold", markup=False)
     console.print(table, markup=False)
 
 

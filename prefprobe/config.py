@@ -55,7 +55,7 @@ def parse_config(values: Mapping[str, Any], origin: str) -> Config:
     try:
         return Config(**values)
     except ValidationError as error:
-        problems = "; ".join(_sentence(e["loc"], e["type"], e["msg"]) for e in error.errors())
+        problems = "; ".join(_sentence(e["loc"], e["type"], e["msg"], e["input"]) for e in error.errors())
         raise BadConfig(f"{origin}: {problems}. Correct the preset and run again.") from error
 
 
@@ -116,12 +116,14 @@ def _blocks(annotation: Any) -> Iterator[type[Settings]]:
         yield from _blocks(inner)
 
 
-def _sentence(location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _sentence(location: tuple[int | str, ...], kind: str, message: str, given: object) -> str:
     location = tuple(part for part in location if not str(part).startswith("("))  # a tag: which form of a value it is
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
-        message = message.removeprefix("Value error, ")
-        return f"`{key}`: {message[0].lower()}{message[1:]}"
+        if kind == "value_error":  # written here, and may begin with a name
+            return f"`{key}`: {message.removeprefix('Value error, ')}"
+        found = ", and nothing stands there" if given is None else ""
+        return f"`{key}`: {message[0].lower()}{message[1:]}{found}"
     fields: Any = Config
     for part in location[:-1]:
         if part in fields.model_fields:  # a number is a place in a list, and a user's name one in a mapping

@@ -23,6 +23,8 @@ SELDOM = 0.5
 """Share of own label mass below which answers begin with a label too seldom for chance: where that leaves too few pairs to
 decide by, the endpoint is not asked as own weights are."""
 RESAMPLES = 2000
+_CONSTANT = 1e-6
+"""Variance of P(A) up to which it is what rounding leaves, and correlates with nothing."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def objection(found: Agreement, whom: str) -> str | None:
         return (
             f"{whom} cannot be compared with own weights: of {found.answers} answers {found.refusals} refuse, "
             f"{found.unparsed} begin with no label and {found.failed} failed, which leaves {found.pairs} pairs, where own "
-            f"weights begin with a label with a probability of {_shown(found.label_mass)}; {checks}; where they are meant to "
+            f"weights begin with a label with a probability of {_shown(found.label_mass, 2)}; {checks}; where they are meant to "
             "differ, set choices.api.compare to 0."
         )
     return None
@@ -179,7 +181,8 @@ def _estimates(sums: Floats) -> tuple[Floats, Floats, Floats]:
     noise = sums[:, _NOISE] / w
     left = of_x - noise
     with np.errstate(divide="ignore", invalid="ignore"):
-        r = np.clip(np.where(left > 0, both / np.sqrt(of_p * np.where(left > 0, left, 1.0)), np.sign(both)), -1.0, 1.0)
+        varies, hidden = left > _CONSTANT, np.where(noise > _CONSTANT, np.sign(both), 0.0)
+        r = np.clip(np.where(varies, both / np.sqrt(of_p * np.where(varies, left, 1.0)), hidden), -1.0, 1.0)
         share = np.where(of_x > 0, np.minimum(noise / of_x, 1.0), 0.0)
     return np.where(of_p > 0, r, np.nan), sums[:, _APART] / w, share
 
@@ -201,5 +204,5 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _shown(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

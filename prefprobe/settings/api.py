@@ -52,6 +52,12 @@ def _providers_own(extra: dict[str, Any]) -> dict[str, Any]:
     return extra
 
 
+def _not_left_empty(name: object) -> object:
+    if name is None:
+        raise ValueError('nothing stands there; give the NAME of the variable that holds the key, or "" to send none')
+    return name
+
+
 ENOUGH_PAIRS = 8
 """Pairs without which it is not decided whether two tables of choices are of one model."""
 
@@ -223,7 +229,7 @@ class ApiSettings(Settings):
 
     base_url: Address = Field(description="up to /v1, as in http://127.0.0.1:8000/v1 or https://openrouter.ai/api/v1")
     model: str = Field(description="its name there")
-    key: Variable = Field(
+    key: Annotated[Variable, BeforeValidator(_not_left_empty)] = Field(
         default="OPENAI_API_KEY", description="NAME of the variable that holds the key; unset: none is sent"
     )
     key_header: HeaderName = Field(

@@ -79,11 +79,57 @@ def test_ask_at_an_address_where_nobody_answers_ends_in_75(tmp_path: Path) -> No
     done = ask(preset(tmp_path, base_url="http://127.0.0.1:9/v1", transport=transport), "--no-weights")
     assert done.exit_code == 75
     assert "has answered nothing" in done.output
+    assert "check that it runs and that `base_url` is right" in done.output
+    assert "answered before is saved" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "advice"),
+    [
+        ("A_KEY", "wrong", "check the variable A_KEY, which holds it"),
+        ("A_KEY", None, "the variable A_KEY, which `key` names, is not set"),
+        ("", None, "`key` names no variable"),
+    ],
+)
+def test_a_key_that_is_refused_is_named_by_its_variable(
+    variable: str, value: str | None, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("A_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("A_KEY", value)
+    with FaultServer(Behaviour(lists=True, key="right")) as server:
+        done = ask(preset(tmp_path, base_url=server.url, key=variable), "--no-weights", "--n", "2")
+    assert done.exit_code == 78
+    assert "refuses the key (401: " in done.output
+    assert advice in done.output
+
+
+@pytest.mark.parametrize(
+    ("api", "sentence"),
+    [
+        (
+            {"key": None},
+            '`choices.api.key`: nothing stands there; give the NAME of the variable that holds the key, or ""',
+        ),
+        ({"model": None}, "`choices.api.model`: input should be a valid string, and nothing stands there"),
+        ({"headers": {"X-Org": "a", "x-org": "b"}}, "`choices.api.headers`: X-Org stands here twice"),
+    ],
+)
+def test_settings_that_are_empty_or_twice_are_named_as_they_stand(
+    api: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    done = ask(preset(tmp_path, **{"base_url": "http://127.0.0.1:9/v1", **api}))
+    assert done.exit_code == 78
+    assert sentence in done.output
 
 
 def test_ask_keeps_to_the_budget(tmp_path: Path) -> None:
     with FaultServer(Behaviour(lists=True)) as server:
         done = ask(preset(tmp_path, base_url=server.url, budget_tokens=1), "--no-weights", "--n", "2")
     assert done.exit_code == 0, done.output
-    assert "nothing: the budget covers no question" in " ".join(done.output.split())
+    words = " ".join(done.output.split())
+    assert re.search(
+        r"spent [1-9]\d* prompt and \d+ answer tokens to find this out; the budget covers no question", words
+    )
+    assert "raise choices.api.budget_tokens" in words
     assert set(shown(done.output).values()) == {"–"}

@@ -20,6 +20,8 @@ class Access:
     query: Mapping[str, str]
     secrets: tuple[str, ...]
     """Values that stand in variables."""
+    key_advice: str = "check the variable that holds it"
+    """What to do where the key is refused."""
 
     @classmethod
     def of(cls, settings: ApiSettings) -> "Access":
@@ -47,13 +49,22 @@ class Access:
             bearer = settings.key_header.lower() == "authorization"
             sent["headers"][settings.key_header] = f"Bearer {key}" if bearer else key
             secrets.append(key)
-        return cls(base_url, sent["headers"], sent["query"], tuple(secrets))
+        advice = _advice(settings.key, key)
+        return cls(base_url, sent["headers"], sent["query"], tuple(secrets), advice)
 
     def hiding(self, text: str) -> str:
         """`text` without what stands in variables, however a server repeats it."""
         for secret in sorted({form for value in self.secrets for form in _forms(value)}, key=len, reverse=True):
             text = text.replace(secret, "…")
         return text
+
+
+def _advice(variable: str, key: str) -> str:
+    if not variable:
+        return "`key` names no variable, so none was sent: name the one that holds it"
+    if not key:
+        return f"the variable {variable}, which `key` names, is not set, so none was sent: set it and run again"
+    return f"check the variable {variable}, which holds it"
 
 
 def _value(setting: str, value: str | FromVariable) -> str:

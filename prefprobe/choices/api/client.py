@@ -318,8 +318,8 @@ class _Run:
         said = f"; it last said: {self._said}" if self._said else ""
         did = "is still loading, and has answered nothing" if self._loading else "has answered nothing"
         self._error = self._error or TemporaryFailure(
-            f"{self._client.wire.base_url} {did} for {patience:g} s (most often: {cause}{said}); everything answered before is "
-            "saved, and the same command goes on from there."
+            f"{self._client.wire.base_url} {did} for {patience:g} s (most often: {cause}{said}); check that it runs and "
+            "that `base_url` is right, then run the same command again: a run goes on from what it has saved."
         )
 
     def _guarded(self, do: Callable[..., None], *given: object) -> None:

@@ -63,7 +63,12 @@ class TurnedDown(Exception):
 
 
 def failure(
-    base_url: str, status: int, data: bytes, headers: Mapping[str, str], hiding: Callable[[str], str]
+    base_url: str,
+    status: int,
+    data: bytes,
+    headers: Mapping[str, str],
+    hiding: Callable[[str], str],
+    key_advice: str,
 ) -> Exception:
     """What a status means that is no answer, or a 200 that has none: Lost, TurnedDown, TemporaryFailure or BadConfig; never
     with what `hiding` takes out of a text.
@@ -84,7 +89,7 @@ def failure(
             f"{base_url} is not where answers come from, it points to {where} ({status}); correct base_url."
         )
     if status == 401 or (status == 400 and "api key" in low):
-        return BadConfig(f"{base_url} refuses the key {found}; check the variable that holds it.")
+        return BadConfig(f"{base_url} refuses the key {found}; {key_advice}.")
     means = None
     if status == 403 and _FIELD.search(low):
         means = BadConfig(
@@ -92,9 +97,7 @@ def failure(
             "leave it out of `extra`, or ask for the right to it."
         )
     elif status == 403 and not any(word in low for word in ("moderation", "flagged")):
-        means = BadConfig(
-            f"{base_url} refuses the key, or this to its owner {found}; check the variable that holds it."
-        )
+        means = BadConfig(f"{base_url} refuses the key, or this to its owner {found}; {key_advice}.")
     if status in (404, 405):
         means = BadConfig(f"{base_url} has no such model or address {found}; check base_url, model and extra.")
     if status in _NEVER:

@@ -123,7 +123,7 @@ class Interview:
             taken = [name for name in _NAMES if getattr(spoken, name) and (sent or name != "seed")]
             if not taken:
                 raise reply.means or BadConfig(
-                    f"{self._whom} turned down the plainest question ({reply.error}); see `extra` and `model`."
+                    f"{self._whom} turned down the plainest question ({reply.error}); see `extra`, `model` and `stream`."
                 )
             places = {name: found.start() for name in taken if (found := _NAMES[name].search(sentence))}
             name = min(places, key=places.__getitem__) if places else taken[0]

@@ -47,7 +47,7 @@ class Wire:
             async with session.post(url, params=self._access.query, data=payload, allow_redirects=False) as reply:
                 data = await (read_events(reply.content) if reply.content_type == EVENTS else reply.read())
                 if not 200 <= reply.status < 300:
-                    raise failure(self.base_url, reply.status, data, reply.headers, hiding)
+                    raise failure(self.base_url, reply.status, data, reply.headers, hiding, self._access.key_advice)
         except TimeoutError:
             raise Lost("timeout") from None
         except aiohttp.ClientPayloadError:
@@ -79,7 +79,7 @@ class Wire:
             raise Lost(GARBAGE, said=cleaned(data.decode("utf-8", "replace"), hiding))
         if error_found := error_within(body):
             status, stated = error_found
-            raise failure(self.base_url, status, stated, reply.headers, hiding)
+            raise failure(self.base_url, status, stated, reply.headers, hiding, self._access.key_advice)
         wrong = self._inspect(body)
         if wrong is not None:
             raise Lost(wrong, whole=wrong != NO_ANSWER)

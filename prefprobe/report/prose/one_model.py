@@ -73,5 +73,5 @@ def _flat(found: dict[str, Any]) -> bool:
 
 
 def _with(found: dict[str, Any], name: str) -> str:
-    bounds = interval(found[f"{name}_low"], found[f"{name}_high"], 2)
+    bounds = interval(found[f"{name}_low"], found[f"{name}_high"])
     return f"{number(found[name], 3)} {bounds}".rstrip()

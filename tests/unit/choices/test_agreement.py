@@ -76,6 +76,15 @@ def test_equal_probabilities_agree_and_unrelated_ones_do_not() -> None:
     assert other.r_high < 0.9
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-7, 1e-5])
+def test_what_never_varies_correlates_with_nothing(rounding: float) -> None:
+    p = planted()
+    rng = np.random.default_rng(0)
+    constant = exact({order: 0.6 + rounding * float(rng.normal()) for order in p})
+    found = agreement(exact(p), constant, **BOUNDS | {"max_difference": 1.0})
+    assert (found.r, found.r_low, found.r_high, found.verdict) == (0.0, 0.0, 0.0, "different")
+
+
 def test_estimates_are_those_of_numpy_where_nothing_is_sampled() -> None:
     p, q = planted(), planted(seed=2)
     found = agreement(exact(p), exact(q), **BOUNDS)

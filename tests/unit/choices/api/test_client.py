@@ -404,7 +404,7 @@ def test_an_endpoint_that_answers_nothing_any_more_ends_the_run() -> None:
             client.run((call(n) for n in range(40)), got.append, lambda: None)
     assert 0.8 <= time.monotonic() - started < 4
     assert sorted(int(r.id) for r in got) == list(range(10))  # the others were given up by nobody
-    for part in (server.url, "most often: 503", "everything answered", "saved"):
+    for part in (server.url, "most often: 503", "`base_url` is right", "saved"):
         assert part in str(caught.value)
 
 
