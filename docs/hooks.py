@@ -28,6 +28,7 @@ ROOMS = {
     "probes": ("Probes", "Ridge probes, and their tests on new tasks and on new topics."),
     "shift": ("Shifts", "What a system prompt changes in choices and in probe scores."),
     "findings": ("Findings", "What counts as replicated."),
+    "own": ("Files of one's own", "What the steps say, of features, utilities and points in files."),
     "study": ("Studies", "The graph of steps, and running it against a store."),
     "store": ("The store", "Keys, manifests and files, in a folder or in a bucket."),
 }

@@ -282,7 +282,7 @@ EVEN = {"a": (6, 3), "b": (6, 3), "c": (6, 3)}
         (
             {f"k{i}": (1, 1) for i in range(20)},
             (),
-            r"^topics: 'k0' has 1 train tasks, and a fold needs 3 or more of each topic; merge small topics, as `topics\.min_tasks: 3` ",
+            r"^topics: 'k0' has 1 train tasks, and a fold needs 3 or more .*; merge small topics, as `topics\.min_tasks: 3` ",
         ),
         (EVEN | {"d": (2, 9)}, (), r"^topics: 'd' has 2 train tasks"),
         (EVEN | {"d": (2, 9)}, ("topics.min_tasks=3",), r"^topics: 'other', merged of d, has 2 train tasks, .*; raise"),
