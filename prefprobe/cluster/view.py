@@ -27,7 +27,7 @@ def watch(workflows: Workflows, name: str, console: Console) -> None:
             workflow = patiently(lambda: workflows.get(name))
             for node in pod_nodes(workflow):
                 trouble = waits.trouble(node)
-                state = (node.phase, node.attempt, trouble and trouble.reason)
+                state = (node.phase, node.attempt, trouble.reason if trouble else _reason(node))
                 if seen.get(node.id) != state:
                     seen[node.id] = state
                     console.print(_line(node, trouble), markup=False)
@@ -61,6 +61,11 @@ class _Waits:
             with suppress(PrefprobeError):  # an account that may see workflows may not see events
                 self._found = self._workflows.troubles()
         return self._found.get(node.pod)
+
+
+def _reason(node: PodNode) -> str:
+    """The word with which Argo says what a node waits for, such as ErrImageNeverPull; "" of one that does not wait."""
+    return node.message.partition(":")[0] if node.phase == "Pending" else ""
 
 
 def _line(node: PodNode, trouble: Trouble | None) -> str:

@@ -328,6 +328,18 @@ def test_watch_shows_what_keeps_a_pod_from_starting(
     assert lines[1:-1] == [f"{'extract.model.0':<24} waits: {warnings[shown][1]}"]
 
 
+def test_watch_shows_what_argo_itself_comes_to_know_of_a_pod_that_waits(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Events or none: an Argo Server of 4.1 fails at streaming them."""
+    said = ["", "PodInitializing", 'Unschedulable: 0/2 nodes: claim "m" not found', "Unschedulable: 0/2 nodes: 2 full"]
+    waiting = [pod("extract", "extract(0:extract.model.0)(0)", "Pending", 2, message=message) for message in said]
+    server.statuses = [*(status("Running", START, waits) for waits in waiting for _ in range(3)), DONE]
+    assert call("watch", "w") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "extract.model.0" in line]
+    assert [line.split("waits")[1] for line in lines[:-1]] == ["", ": PodInitializing", f": {said[2]}"]
+
+
 def test_watch_shows_what_keeps_a_pod_once_events_come(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
