@@ -107,10 +107,10 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Whether the server says that it is healthy before it ends or a minute is over."""
+def answers(process: subprocess.Popen[bytes], url: str, minutes: int = 1) -> bool:
+    """Whether the server says that it is healthy before it ends or so many minutes are over."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(POLLS):
+    for _ in range(minutes * POLLS):
         try:
             with direct.open(url, timeout=5):
                 return True

