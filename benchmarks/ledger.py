@@ -21,7 +21,8 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Question, Save, Spend
 from prefprobe.choices.stimulus import STIMULUS
 from prefprobe.progress import Progress
-from prefprobe.settings.api import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import TransportSettings
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 

@@ -1,9 +1,8 @@
 """Ridge probes as a study trains them: CPU time of `probes/ridge.py` against scikit-learn's Ridge, which fits one penalty.
 
-A held-out probe is 10 penalties for 42 targets (two kinds of utility, each with 20 permutations of its labels). A cross-topic
-probe needs every task's prediction by the ridges that its topic had no part in, which scikit-learn has to fit anew for each
-topic and penalty. Both get the same float32 features; predictions are compared before anything is printed. Seconds are CPU
-seconds, the least of three runs for the first comparison and of one run for the second.
+A held-out probe is 10 penalties for 42 targets (two kinds of utility, each with 20 permutations of its labels). Both get the
+same float32 features; predictions are compared before anything is printed. Seconds are CPU seconds, the least of three runs.
+Folds of held-out topics are in benchmarks/folds.py.
 """
 
 import time
@@ -14,9 +13,9 @@ import numpy.typing as npt
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from prefprobe.probes.ridge import ALPHAS, Decomposition, fit, group_out_predictions, predict
+from prefprobe.probes.ridge import ALPHAS, Decomposition, fit, predict
 
-TASKS, WIDTH, TARGETS, TOPICS = 2_000, 1_024, 42, 12
+TASKS, WIDTH, TARGETS = 2_000, 1_024, 42
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,16 +29,6 @@ def sklearn_fits(X: npt.NDArray[np.float32], Y: Floats) -> Floats:
     """(penalties, tasks, targets) predictions, by one fit for each penalty."""
     Z = scaled(X)
     return np.stack([Ridge(alpha=alpha).fit(Z, Y).predict(Z) for alpha in ALPHAS])
-
-
-def sklearn_group_out(X: npt.NDArray[np.float32], y: Floats, topics: npt.NDArray[np.int64]) -> Floats:
-    """(penalties, tasks) predictions, by one fit for each penalty and topic left out."""
-    Z, out = scaled(X), np.empty((len(ALPHAS), len(y)))
-    for a, alpha in enumerate(ALPHAS):
-        for topic in range(TOPICS):
-            inside = topics != topic
-            out[a, ~inside] = Ridge(alpha=alpha).fit(Z[inside], y[inside]).predict(Z[~inside])
-    return out
 
 
 def cost(run: Callable[[], Floats], rounds: int) -> tuple[float, Floats]:
@@ -64,23 +53,16 @@ def compare(name: str, ours: Callable[[], Floats], theirs: Callable[[], Floats],
 
 
 def main() -> None:
-    """Run both comparisons."""
+    """Run the comparison."""
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(TASKS, WIDTH)) * np.geomspace(3, 0.1, WIDTH) + 10 * rng.normal(size=WIDTH)).astype(np.float32)
     Y = X[:, :TARGETS] + rng.normal(size=(TASKS, TARGETS))
-    topics = np.arange(TASKS) % TOPICS
     print(f"{TASKS:,} tasks, width {WIDTH:,}, {len(ALPHAS)} penalties")
     compare(
         f"held-out, {TARGETS} targets",
         lambda: predict(X, *fit(Decomposition.of(X), Y)),
         lambda: sklearn_fits(X, Y),
         3,
-    )
-    compare(
-        f"cross-topic, {TOPICS} topics",
-        lambda: group_out_predictions(Decomposition.of(X), Y[:, 0], topics),
-        lambda: sklearn_group_out(X, Y[:, 0], topics),
-        1,
     )
 
 

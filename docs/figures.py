@@ -34,7 +34,8 @@ from prefprobe.report.figures.svg import (
     panel,
 )
 from prefprobe.report.rows import Rows
-from prefprobe.shift.statistics import POINTS, shift_statistics
+from prefprobe.shift.points import POINTS
+from prefprobe.shift.statistics import shift_statistics
 from prefprobe.thurstonian.observations import merge_logits
 
 DEMO = Path(__file__).parent / "demo"
@@ -184,7 +185,7 @@ def shift() -> Figure:
     """A planted experiment: six prompts that love or hate one of three things, ten tasks each."""
     rows = _moved()
     points = pa.Table.from_pylist(rows, schema=POINTS)
-    return shifts.scatter(rows, shift_statistics(points, encoder=None, bootstrap=2, permutations=2)["planted"])
+    return shifts.scatter(rows, shift_statistics(points, encoder=None, permutations=2)["planted"])
 
 
 def _moved() -> Rows:
@@ -196,7 +197,7 @@ def _moved() -> Rows:
             base = rng.normal(0, 0.5)
             before, after = float(expit(base)), float(expit(base + moved))
             row = {"experiment": "planted", "prompt_id": f"p{prompt}", "task_id": f"t{task}", "on_target": on}
-            row |= {"intended": sign if on else 0, "n": 8, "p_baseline": before, "p_prompt": after}
+            row |= {"intended": sign if on else 0, "neutral": False, "n": 8, "p_baseline": before, "p_prompt": after}
             row |= {"dp": after - before, "dp_se": 0.015}
             rows.append(row | {"ds": float(moved + 0.1 * rng.normal()), "ds_encoder": None})
     return rows

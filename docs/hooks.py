@@ -27,7 +27,7 @@ ROOMS = {
     "features": ("Features", "What a probe reads that is no model's: sentence encoders and controls."),
     "probes": ("Probes", "Ridge probes, and their tests on new tasks and on new topics."),
     "shift": ("Shifts", "What a system prompt changes in choices and in probe scores."),
-    "findings": ("Findings", "What counts as replicated."),
+    "findings": ("Findings", "How a claim is judged."),
     "own": ("Files of one's own", "What the steps say, of features, utilities and points in files."),
     "study": ("Studies", "The graph of steps, and running it against a store."),
     "store": ("The store", "Keys, manifests and files, in a folder or in a bucket."),

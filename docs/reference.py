@@ -6,6 +6,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -16,10 +17,16 @@ from pydantic_core import PydanticUndefined
 
 import prefprobe
 from prefprobe import cli, errors
+from prefprobe.config import load_config
 from prefprobe.findings import published, rules
 from prefprobe.settings import Config
 from prefprobe.settings.base import Settings
+from prefprobe.shift.experiments import builtin_paths, load_experiments
+from prefprobe.shift.power import design, subjects_of
+from prefprobe.shift.subset import subset_of
 from prefprobe.study.graph import STEPS
+
+DEMO = Path(__file__).parents[1] / "presets" / "demo.yaml"
 
 _WORDS = {
     str: "text",
@@ -236,6 +243,22 @@ def verdict_rules() -> str:
     return _list(None, list(named))
 
 
+def experiments() -> str:
+    """The packaged experiments: how large each is and what it can show, whole and as the demo runs it."""
+    whole = load_experiments(builtin_paths())
+    demo = subset_of(whole, load_config(DEMO).shift.subset)
+    lines = ["| experiment | prompts × tasks | on target | shows r | in the demo | on target | shows r |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for experiment, part in zip(whole, demo, strict=True):
+        cells = [f"`{experiment.name}`"]
+        for e in (experiment, part):
+            found = design(subjects_of(e))
+            shows = "–" if found.shows is None else f"{found.shows:.2f}"
+            cells += [f"{len(e.prompts)} × {len(e.tasks)}", str(found.n), shows]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _list(prefix: str | None, entries: list[tuple[str, str]]) -> str:
     """A definition list, which unlike a table needs no width; a first line break in what is said begins a smaller line.
 
@@ -261,6 +284,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "front door": front_door,
     "published": published_values,
     "rules": verdict_rules,
+    "experiments": experiments,
     "settings": settings,
     "steps": steps,
 }

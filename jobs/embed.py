@@ -3,6 +3,7 @@
 import numpy as np
 
 from prefprobe.features.controls import random_features
+from prefprobe.jobs._pool import read_rows
 from prefprobe.shift.prompted import prompted_tasks
 from prefprobe.store.formats import json_bytes, npz_bytes
 from prefprobe.study.graph import pin_of
@@ -21,8 +22,7 @@ def run(job: Job) -> Outputs:
         prompted = prompted_tasks(job.config.shift, job.objects)
         rows = [(r.row_id, f"{r.prompt}\n\n{r.text}") for r in prompted]
     else:
-        tasks = job.table("tasks", "tasks.parquet").sort_by("id")
-        rows = list(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
+        rows = read_rows(job)
     ids = [id_ for id_, _ in rows]
     job.progress.start(len(rows), "texts")
     if name in job.config.encoders:

@@ -1,6 +1,7 @@
 """extract: activations of one model over one shard of the tasks."""
 
 from prefprobe.jobs._model import open_model
+from prefprobe.jobs._pool import read_rows
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.study.job import Job, Outputs
 
@@ -10,8 +11,7 @@ def run(job: Job) -> Outputs:
     from prefprobe.activations.extraction import ALONE, extract, layer_numbers
 
     config, features = job.config, job.args["features"]
-    tasks = job.table("tasks", "tasks.parquet").sort_by("id")
-    rows = list(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True))
+    rows = read_rows(job)
     mine = [(id_, text, None) for id_, text in rows[job.args["shard"] :: config.activations.shards]]
     model = open_model(job, features)
     layers = layer_numbers(config.activations.fractions, model.n_layers)

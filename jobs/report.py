@@ -7,6 +7,7 @@ from prefprobe.findings.verdict import verdict
 from prefprobe.report.figures.gallery import figures
 from prefprobe.report.page import render
 from prefprobe.report.tables import tables
+from prefprobe.settings.tasks import quotable
 from prefprobe.store.formats import json_bytes
 from prefprobe.study.graph import features_of
 from prefprobe.study.job import Job, Outputs
@@ -26,7 +27,10 @@ def collect(job: Job) -> Results:
     """All results of a run in the form that figures, page and verdict read."""
     roles, sets, config = features_of(job.config), ("train", "eval"), job.config
     tasks, topics = job.table("tasks", "tasks.parquet"), job.table("topics", "topics.parquet")
-    about = job.json("extract.model.0", "features.json")
+    origins = dict(zip(topics.column("id").to_pylist(), topics.column("origin").to_pylist(), strict=True))
+    about, judging = job.json("extract.model.0", "features.json"), job.json("topics", "topics.json")
+    if config.topics.judges:
+        judging |= job.json("topics", "judging.json")
     names = {
         "model": config.model.name or config.model.source,
         "untrained": "untrained copy",
@@ -48,20 +52,28 @@ def collect(job: Job) -> Results:
         model_card={**card, "alone": alone[0] if alone else ""},
         steps=[_step(job, node) for node in job.node.reads],
         too_long=job.json("tasks", "tasks.json")["too_long"],
-        merged=job.json("topics", "topics.json")["merged"],
+        merged=judging["merged"],
+        judging=judging,
+        origins=origins,
         topics=dict(zip(topics.column("id").to_pylist(), topics.column("topic").to_pylist(), strict=True)),
-        texts=dict(zip(tasks.column("id").to_pylist(), tasks.column("text").to_pylist(), strict=True)),
+        texts={row["id"]: _shown(row["text"], origins[row["id"]]) for row in tasks.to_pylist()},
         measure={s: job.json(f"measure.{s}", "measure.json") for s in sets},
         utilities={s: job.table(f"measure.{s}", "utilities.parquet") for s in sets},
         probe={n: job.json(f"probe.{n}", "probe.json") for n in roles},
         predictions={n: job.table(f"probe.{n}", "predictions.parquet") for n in roles},
         hoo={n: job.json(f"hoo.{n}", "hoo.json") for n in roles},
         hoo_predictions={n: job.table(f"hoo.{n}", "predictions.parquet") for n in roles},
+        content=job.json("content", "content.json")["encoders"] if config.encoders else {},
         roles=roles,
         labels={n: names.get(n, n) for n in roles},
         shift=job.json("shift", "shift.json"),
         points=job.table("shift", "points.parquet"),
     )
+
+
+def _shown(text: str, origin: str | None) -> str:
+    """What the report may quote of a task."""
+    return text if quotable(origin) else f"(a task of {origin}, which is not shown)"
 
 
 def _step(job: Job, node: str) -> dict[str, Any]:

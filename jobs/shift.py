@@ -7,16 +7,19 @@ import pyarrow as pa
 
 from prefprobe.probes.probe import Probe
 from prefprobe.shift.behaviour import behavioural_shift
-from prefprobe.shift.experiments import load_experiments
-from prefprobe.shift.prompted import BASELINE, experiment_paths
+from prefprobe.shift.experiments import refitted_prompts
+from prefprobe.shift.points import shift_points
+from prefprobe.shift.prompted import BASELINE, experiments_of, neutral_prompts
+from prefprobe.shift.refitted import refitted_shift, refitted_statistics, with_dmu
 from prefprobe.shift.scores import probe_scores
-from prefprobe.shift.statistics import shift_points, shift_statistics
+from prefprobe.shift.statistics import shift_statistics
+from prefprobe.shift.subset import part_of
 from prefprobe.store.formats import json_bytes, parquet_bytes, read_npz
 from prefprobe.study.job import Job, Outputs
 
 
 def run(job: Job) -> Outputs:
-    """Writes points.parquet (one row for every experiment, prompt and task) and shift.json.
+    """Writes points.parquet (one row for every experiment, prompt, neutral ones too, and task) and shift.json.
 
     The first encoder of the preset is the control: its probe scores the system prompt and the task as one text.
     """
@@ -30,12 +33,24 @@ def run(job: Job) -> Outputs:
     if encoder is not None:
         probe = Probe.of(read_npz(job.read(f"probe.{encoder}", "probes.npz")), 0)
         encoder_scores = probe_scores(read_npz(job.read(f"embed.{encoder}.shift", "part-00000.npz")), probe)
-    experiments = load_experiments(experiment_paths(settings.experiments, job.objects))
+    pairs = experiments_of(settings, job.objects)
+    experiments = [part for part, _ in pairs]
     behaviour = behavioural_shift(choices, BASELINE, comparisons)
-    points = shift_points(experiments, behaviour, scores, BASELINE, encoder_scores)
+    neutral = neutral_prompts(settings)
+    points = shift_points(experiments, behaviour, scores, BASELINE, encoder_scores, list(neutral))
     names = [experiment.name for experiment in experiments]
     statistics = shift_statistics(points, encoder=encoder, experiments=names, seed=job.config.seed)
-    summary = {"baseline": settings.baseline, "n_comparisons": len(comparisons), "experiments": statistics}
+    summary: dict[str, Any] = {"baseline": settings.baseline, "neutral": neutral, "n_comparisons": len(comparisons)}
+    summary["experiments"] = statistics
+    for part, whole in pairs:
+        statistics[part.name]["part"] = part_of(part, whole)
+    if settings.refitted:
+        utilities = job.table("measure.train", "utilities.parquet").to_pylist()
+        known = {u["task_id"]: (u["mu"], u["sigma"]) for u in utilities if u["task_id"] in comparisons}
+        prompts = refitted_prompts(settings.refitted, experiments)
+        points = with_dmu(points, refitted_shift(choices, BASELINE, known, prompts))
+        for name, found in refitted_statistics(points).items():
+            statistics[name]["refitted"] = found
     summary["unanswered"] = behaviour.column("dp").null_count
     summary["account"] = functools.reduce(_summed, (job.json(n, "account.json") for n in measured))
     return {"points.parquet": parquet_bytes(points), "shift.json": json_bytes(summary)}

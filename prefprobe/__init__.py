@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prefprobe.probes.probe import Probe as Probe
     from prefprobe.shift.behaviour import behavioural_shift as behavioural_shift
     from prefprobe.shift.experiments import load_experiments as load_experiments
-    from prefprobe.shift.statistics import shift_points as shift_points
+    from prefprobe.shift.points import shift_points as shift_points
     from prefprobe.shift.statistics import shift_statistics as shift_statistics
     from prefprobe.study.run import Run as Run
     from prefprobe.tasks.pool import read_tasks as read_tasks
@@ -57,7 +57,7 @@ _HOMES = {
     "cross_topic": "probes.crosstopic",
     "behavioural_shift": "shift.behaviour",
     "load_experiments": "shift.experiments",
-    "shift_points": "shift.statistics",
+    "shift_points": "shift.points",
     "shift_statistics": "shift.statistics",
     "Run": "study.run",
 }

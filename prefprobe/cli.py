@@ -112,15 +112,42 @@ def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) ->
     from prefprobe.plan.assumptions import remarks
     from prefprobe.plan.needs import plan as plan_of
     from prefprobe.plan.needs import read_study
+    from prefprobe.plan.shifts import shows
     from prefprobe.plan.table import plan_json, show_plan
     from prefprobe.store.objects import ObjectStore
 
     study = read_study(load_config(preset, overrides), ObjectStore.open(store))
     lines = plan_of(study)
     if as_json:
-        click.echo(plan_json(study.config.name, lines, remarks(study, lines)), nl=False)
+        click.echo(plan_json(study.config.name, lines, remarks(study, lines), shows(study.experiments)), nl=False)
     else:
         show_plan(study.config.name, lines, remarks(study, lines))
+
+
+@main.command()
+@click.argument("preset", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as train.max_rounds=2."
+)
+@click.option("--json", "as_json", is_flag=True, help="The same numbers as JSON.")
+@_STORE
+def tasks(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) -> None:
+    """Say what a study's pool holds before anything runs: tasks by origin and set, lengths, duplicates, examples.
+
+    Data sets that are not on this machine are downloaded, at the commit that a run would pin, into the hub's cache.
+    Nothing else is saved; of harmful requests no text is shown.
+    """
+    from prefprobe.config import load_config
+    from prefprobe.plan.holds import holds, show
+    from prefprobe.store.formats import json_bytes
+    from prefprobe.store.objects import ObjectStore
+
+    config = load_config(preset, overrides)
+    found = holds(config, ObjectStore.open(store))
+    if as_json:
+        click.echo(json_bytes(found).decode(), nl=False)
+    else:
+        show(config.name, found)
 
 
 @main.command()
@@ -146,14 +173,39 @@ def ask(preset: Path, n: int, weights: bool, overrides: tuple[str, ...], store: 
 
 @main.command()
 @click.argument("preset", type=click.Path(path_type=Path))
+@click.option("--sample", type=click.IntRange(min=20), default=200, show_default=True, help="Tasks that are looked at.")
+@click.option("--labels", type=click.IntRange(min=2, max=40), default=12, show_default=True, help="Topics at most.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as train.max_rounds=2."
+)
+@_STORE
+def taxonomy(preset: Path, sample: int, labels: int, overrides: tuple[str, ...], store: str) -> None:
+    """Print a draft of a taxonomy for the tasks of a study, as YAML, by the endpoint of `topics.judge`.
+
+    Read it, correct it, and name its file in `topics.taxonomy`. Nothing is saved; what it cost stands on the last line of
+    stderr.
+    """
+    from prefprobe.config import load_config
+    from prefprobe.store.objects import ObjectStore
+    from prefprobe.taxonomy import taxonomy as taxonomy_of
+
+    drafted, spent = taxonomy_of(load_config(preset, overrides), ObjectStore.open(store), sample, labels)
+    click.echo(drafted, nl=False)
+    click.echo(spent, err=True)
+
+
+@main.command()
+@click.argument("preset", type=click.Path(path_type=Path))
 @click.option("--text", default="", help="The preset itself, as YAML, in place of the file.")
-@click.option("--set", "lines", default="", help="Overrides as with `run`, one KEY=VALUE a line.")
+@click.option(
+    "--set", "lines", multiple=True, metavar="KEY=VALUE", help="As with `run`; a text may hold several, one a line."
+)
 @click.option("--run", "run_id", default="", help="Name the run; by default the id follows from the configuration.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for what a workflow needs to know of it."
 )
 @_STORE
-def start(preset: Path, text: str, lines: str, run_id: str, out: Path | None, store: str) -> None:
+def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Path | None, store: str) -> None:
     """Pin every source and put the run into the store, for others to run its steps.
 
     In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes, which a workflow
@@ -166,7 +218,7 @@ def start(preset: Path, text: str, lines: str, run_id: str, out: Path | None, st
     from prefprobe.study.graph import fan_out
     from prefprobe.study.run import Run
 
-    overrides = [line.strip() for line in lines.splitlines() if line.strip()]
+    overrides = [line.strip() for text_ in lines for line in text_.split("\n") if line.strip()]
     config = load_config(preset, overrides, text or None)
     if _TERMINATION_LOG in os.environ:
         require_models(config)
@@ -272,6 +324,22 @@ def explain(name: str, against: str, run_id: str, store: str) -> None:
     for node in here.select(name):
         for line in differences(here, there, node.id):
             click.echo(line)
+
+
+@main.command()
+@click.argument("claim")
+@_RUN
+@_STORE
+def why(claim: str, run_id: str, store: str) -> None:
+    """Say where a number of the report comes from: its rows, the keys and parameters behind them, how to see them.
+
+    CLAIM is an id of verdict.json, such as heldout_raw.
+    """
+    from prefprobe.study.run import Run
+    from prefprobe.study.why import why as lines_of
+
+    for line in lines_of(Run.open(store, run_id), claim):
+        click.echo(line)
 
 
 @main.command()

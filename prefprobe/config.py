@@ -1,8 +1,9 @@
 """Reads a preset and lays over it what the environment and the command line say.
 
-A preset is YAML. A value is overridden by the environment (`PREFPROBE_TRAIN__MAX_ROUNDS=2`) and above all by the command
-line (`--set train.max_rounds=2`). A key that does not exist is an error everywhere. A layer that names another source of
-a model takes nothing of the source's own from below: its name and its revision.
+A preset is YAML, and may extend another one: `extends: gemma3` lays it over gemma3.yaml in its folder, key by key. A value is
+overridden by the environment (`PREFPROBE_TRAIN__MAX_ROUNDS=2`) and above all by the command line
+(`--set train.max_rounds=2`). A key that does not exist is an error everywhere. A layer that names another source of a model
+takes nothing of the source's own from below: its name and its revision.
 """
 
 import difflib
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
@@ -29,15 +31,10 @@ _OF_A_SOURCE = ("name", "revision")
 def load_config(preset: Path, overrides: Iterable[str] = (), text: str | None = None) -> Config:
     """Read a preset, lay the environment and then `overrides` ("a.b=value", YAML values) over it, and validate.
 
-    With `text` the file is not read: `preset` only names it in errors. Raises BadConfig naming the file and the key.
+    With `text` the file is not read: `preset` only names it in errors, and says where presets lie that `text` extends.
+    Raises BadConfig naming the file and the key.
     """
-    values = parse_yaml(_read(preset) if text is None else text, str(preset))
-    if not isinstance(values, dict):
-        raise BadConfig(f"{preset}: expected a mapping of settings, found {type(values).__name__}.")
-    unnamed = next((key for key in values if not isinstance(key, str)), None)
-    if unnamed is not None:
-        raise BadConfig(f"{preset}: the key {unnamed!r} is no name of a setting; correct it.")
-    values = _laid_over(values, [_environment()])
+    values = _laid_over(_values(preset, text), [_environment()])
     given = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -57,6 +54,47 @@ def parse_config(values: Mapping[str, Any], origin: str) -> Config:
     except ValidationError as error:
         problems = "; ".join(_sentence(e["loc"], e["type"], e["msg"], e["input"]) for e in error.errors())
         raise BadConfig(f"{origin}: {problems}. Correct the preset and run again.") from error
+
+
+def standalone(preset: Path) -> str:
+    """The text of a preset, for where the presets that it extends do not lie: with their values if it extends any."""
+    data = _read(preset)
+    extends = "extends" in _mapping(preset, data)
+    return yaml.safe_dump(_values(preset), sort_keys=False) if extends else data.decode("utf-8")
+
+
+def _values(preset: Path, text: str | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a preset says, laid over what those say that it extends. `above` are the presets that extend it, the last first."""
+    values = _mapping(preset, _read(preset) if text is None else text)
+    name = values.pop("extends", None)
+    if name is None:
+        return values
+    if not isinstance(name, str) or not name:
+        raise BadConfig(f"{preset}: `extends`: expected the name of one preset, such as gemma3, found {name!r}.")
+    below = preset.parent / (name if name.endswith(".yaml") else f"{name}.yaml")
+    chain = (*([preset] if text is None else []), *above)
+    if below.resolve() in {path.resolve() for path in chain}:
+        raise BadConfig(
+            f"{preset}: `extends: {name}` leads back to {below}; name a preset that does not extend this one."
+        )
+    if not below.is_file():
+        known = ", ".join(sorted(path.stem for path in preset.parent.glob("*.yaml") if path != preset))
+        raise BadConfig(
+            f"{preset}: `extends: {name}`: there is no {below}; name a preset in the same folder"
+            + (f" ({known})" if known else "")
+            + ", or the path of one from there."
+        )
+    return _laid_over(_values(below, above=chain), [values])
+
+
+def _mapping(preset: Path, text: str | bytes) -> dict[str, Any]:
+    values = parse_yaml(text, str(preset))
+    if not isinstance(values, dict):
+        raise BadConfig(f"{preset}: expected a mapping of settings, found {type(values).__name__}.")
+    unnamed = next((key for key in values if not isinstance(key, str)), None)
+    if unnamed is not None:
+        raise BadConfig(f"{preset}: the key {unnamed!r} is no name of a setting; correct it.")
+    return values
 
 
 def _read(preset: Path) -> bytes:

@@ -11,8 +11,9 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal
 
-from prefprobe.errors import BadConfig, InputMissing, TemporaryFailure
+from prefprobe.errors import BadConfig, InputMissing, PrefprobeError, TemporaryFailure
 from prefprobe.store.objects import ObjectStore
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -57,7 +58,7 @@ def source_revision(source: str, revision: str | None = None) -> str:
     """What identifies the content of `source`: a digest of the bytes that are read, or the hub commit."""
     path = local_path(source)
     if path is None:
-        return _hub_commit(source, revision)
+        return hub_commit(source, revision)
     if path.is_file():
         return file_digest(path)
     files = sorted({f for pattern in _READ_FILES for f in path.rglob(pattern)})
@@ -92,52 +93,82 @@ def file_digest(path: Path) -> str:
 def fetch(source: str, revision: str, patterns: Iterable[str] = _READ_FILES) -> Path:
     """The local file or folder of `source`; a hub id is downloaded at that commit (safetensors and text files only)."""
     path = local_path(source)
-    if path is not None:
-        return path
+    return download(source, revision, patterns) if path is None else path
+
+
+def download(
+    repository: str, revision: str, patterns: Iterable[str], kind: Literal["model", "dataset"] = "model"
+) -> Path:
+    """The folder of a hub repository at a commit, with the files that match; what the cache has in full is not fetched again.
+
+    Raises BadConfig where the hub will not give them, TemporaryFailure where it does not, InputMissing where a data set is
+    not there.
+    """
     import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    asked: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
+    what, instead = (
+        f"{repository}@{revision[:12]}",
+        "a local folder as the source" if kind == "model" else "a local `path`",
+    )
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns), **asked))
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
         if isinstance(answer, HfHubHTTPError) and _is_final(answer.response.status_code):
-            raise BadConfig(
-                f"{source}@{revision[:12]} could not be downloaded: the hub answers {answer.response.status_code}; "
-                "check the id, its terms of use and HF_TOKEN, or name a local folder as the source."
+            raise _final(answer.response.status_code, kind)(
+                f"{what} could not be downloaded: the hub answers {answer.response.status_code}; "
+                f"check the id, its terms of use and HF_TOKEN, or name {instead}."
             ) from error
         raise TemporaryFailure(
-            f"{source}@{revision[:12]} could not be downloaded ({type(error).__name__}); "
-            "check the network and HF_TOKEN, or name a local folder as the source."
+            f"{what} could not be downloaded ({type(error).__name__}); "
+            f"check the network and HF_TOKEN, or name {instead}."
         ) from error
 
 
-def _hub_commit(source: str, revision: str | None) -> str:
+def cached(
+    repository: str,
+    revision: str | None,
+    patterns: Iterable[str] | None = None,
+    kind: Literal["model", "dataset"] = "model",
+) -> Path | None:
+    """The folder of a hub repository with what was downloaded before; None if that is not all that matches. Asks no hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
+    asked |= {} if patterns is None else {"allow_patterns": list(patterns)}
+    try:
+        return Path(snapshot_download(repository, revision=revision, local_files_only=True, **asked))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def hub_commit(source: str, revision: str | None, kind: Literal["model", "dataset"] = "model") -> str:
+    """The commit of a hub repository now, or the one that `revision` names. Raises as `download` does."""
     if revision and _COMMIT.fullmatch(revision):
         return revision
-    remedy = "set `revision` to a full commit hash, or name a local folder."
+    known = f"{source}: no such local folder, and " if kind == "model" else f"{source}: "
+    remedy = f"set `revision` to a full commit hash, or name a local {'folder' if kind == 'model' else '`path`'}."
     try:
         import httpx2
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ImportError as error:
-        raise BadConfig(
-            f"{source}: no such local folder, and {error.name} is not installed to ask the hub; {remedy}"
-        ) from error
+        raise BadConfig(f"{known}{error.name} is not installed to ask the hub; {remedy}") from error
     try:
-        info = HfApi().model_info(source, revision=revision, timeout=20)
+        info = HfApi().repo_info(source, revision=revision, repo_type=kind, timeout=20)
     except OfflineModeIsEnabled as error:
-        raise BadConfig(
-            f"{source}: no such local folder, and HF_HUB_OFFLINE forbids to ask the hub; {remedy}"
-        ) from error
+        raise BadConfig(f"{known}HF_HUB_OFFLINE forbids to ask the hub; {remedy}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        said = f"{source}: no such local folder, and the hub answers {status}; check the id and HF_TOKEN, {remedy}"
-        raise (BadConfig if _is_final(status) else TemporaryFailure)(said) from error
+        said = f"{known}the hub answers {status}; check the id and HF_TOKEN, {remedy}"
+        raise (_final(status, kind) if _is_final(status) else TemporaryFailure)(said) from error
     except (httpx2.HTTPError, OSError) as error:
-        raise TemporaryFailure(f"{source}: no such local folder, and the hub cannot be reached; {remedy}") from error
-    if info.siblings:
+        raise TemporaryFailure(f"{known}the hub cannot be reached; {remedy}") from error
+    if kind == "model" and info.siblings:
         _require_safetensors(source, (file.rfilename for file in info.siblings))
     return str(info.sha)
 
@@ -145,6 +176,11 @@ def _hub_commit(source: str, revision: str | None) -> str:
 def _is_final(status: int) -> bool:
     """Whether asking again would bring the same answer."""
     return 400 <= status < 500 and status != 429
+
+
+def _final(status: int, kind: str) -> type[PrefprobeError]:
+    """Tasks that are not there are an input that is missing; what may not be read is for the preset to mend."""
+    return InputMissing if kind == "dataset" and status in (404, 410) else BadConfig
 
 
 def _require_safetensors(source: str, names: Iterable[str]) -> None:

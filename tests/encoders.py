@@ -137,6 +137,6 @@ def study_of(**encoders: str) -> Config:
             "tasks": {"sources": ["demo"], "n_train": 48, "n_eval": 12},
             "train": few,
             "eval": few,
-            "shift": {"comparisons": 3},
+            "shift": {"experiments": ["persona"], "subset": {"prompts": 4, "tasks": 8}, "comparisons": 3},
         }
     )

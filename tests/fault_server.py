@@ -3,7 +3,8 @@
 In a test: `with FaultServer(Behaviour(fault_rate=0.5)) as server: … server.url … server.stats()`. As a process of its own:
 `python -m tests.fault_server --port 0 '{"fault_rate": 0.5}'` prints its address and serves until it is killed.
 
-What a text is worth stands in it, as in `u=+0.53`. The answer depends on messages, seed and temperature; whether an
+What a text is worth stands in it, as in `u=+0.53`, and its topic as in `kind=math`, for a judge that is shown one text and a
+list of labels. The answer depends on messages, seed and temperature; whether an
 attempt fails, and how, depends on the body and on how often that body has been asked. So a client that loses nothing and
 counts nothing twice ends up with the same answers with faults and without. A server that is `random` answers otherwise
 whenever it is asked, and to the end, whoever has gone away: it counts what a provider would send a bill for.
@@ -45,6 +46,8 @@ _PLANTED_ONLY = {"other model", "duplicate"}
 """Faults that would mislead whoever is still finding out which model answers: questions without a planted utility, and those
 that are named, are spared them."""
 _WORTH = re.compile(r"\bu=([+-]?\d+(?:\.\d+)?)")
+_KIND = re.compile(r"\bkind=(\w+)")
+_LABELS = re.compile(r"^- (\w+): ", re.MULTILINE)
 _TASK = (" Here", " it", " is", ",", " as", " well", " as", " I", " can", ".") * 4
 _REFUSAL = ("I", "'m", " sorry", ",", " but", " I", " can", "'t", " help", " with", " that", ".")
 _THOUGHT = "Both have something to be said for them"
@@ -78,11 +81,17 @@ class Behaviour:
     refusals: float = 0.0
     unlabelled: float = 0.0
     """Answers that choose, but begin with other words."""
+    confuses: float = 0.0
+    """Topics that are said to be the next one in the list of labels; another model confuses others."""
+    invents: float = 0.0
+    """Topics that no list of labels has."""
+    forms: bool = True
+    """Whether a topic is said in a JSON object where one is asked for, and not in prose."""
     blocked: float = 0.0
     """Bodies turned down for good, by a content policy."""
     rejects: tuple[str, ...] = ()
-    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens`, `logprobs`, `prefill` and
-    `stream_options`."""
+    """Of `seed`, `system`, `temperature`, `max_tokens`, `max_completion_tokens`, `logprobs`, `prefill`,
+    `response_format` and `stream_options`."""
     rejects_with: int = 400
     """The status of that; 200 has an error in its body."""
     says: str = ""
@@ -238,7 +247,7 @@ class FaultServer:
             given = given.removeprefix("Bearer ")
         if behaviour.key and given != behaviour.key:
             return _error(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
-        planted = len(_worths(body)) == 2
+        planted = len(_worths(body)) == 2 or _kind(body) is not None
         fault = self._fault(body, digest, attempt, planted)
         if fault is not None:
             self.faults[fault] += 1
@@ -327,6 +336,9 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
         path, head = _REFUSAL, 0.1
     elif _chance(drawn, "unlabelled") < behaviour.unlabelled or head < 0.5:
         path, head = ("I", "'d", " take", " the", " first" if label == "A" else " second", " one", "."), min(head, 0.4)
+    kind = _kind(body)
+    if kind is not None:
+        path = _topic(behaviour, body, kind)
     if given:
         path = (f" {label}", ":", *_TASK)
     if behaviour.random:
@@ -356,6 +368,36 @@ def answer(behaviour: Behaviour, body: Body) -> Body:
         "usage": {"prompt_tokens": prompt, "completion_tokens": spent, "total_tokens": prompt + spent}
         | ({"cost": behaviour.cost * (prompt + spent)} if behaviour.cost else {}),
     }
+
+
+def _kind(body: Body) -> str | None:
+    """The topic of the one text that a judge is shown; None if it is shown none, or no labels."""
+    content = body["messages"][-1]["content"]
+    found = _KIND.search(content)
+    return found[1] if found and _LABELS.search(content) else None
+
+
+def topic(behaviour: Behaviour, body: Body, kind: str) -> str:
+    """The topic that is said of a text of a kind; "" for a refusal."""
+    content = body["messages"][-1]["content"]
+    labels, drawn = _LABELS.findall(content), json.dumps([body.get("model"), content])
+    if _chance(drawn, "refuses") < behaviour.refusals:
+        return ""
+    if _chance(drawn, "invents") < behaviour.invents:
+        return f"{kind}_of_my_own"
+    confused = _chance(drawn, "confuses") < behaviour.confuses
+    return str(labels[(labels.index(kind) + confused) % len(labels)])
+
+
+def _topic(behaviour: Behaviour, body: Body, kind: str) -> tuple[str, ...]:
+    said = topic(behaviour, body, kind)
+    if not said:
+        return _REFUSAL
+    if "JSON object" in body["messages"][-1]["content"] and behaviour.forms:
+        said = json.dumps({"primary": said, "secondary": None, "confidence": 0.9})
+    elif not behaviour.forms:
+        said = f"The topic is **{said}**."
+    return tuple(re.findall(r"\s*\S+", said))
 
 
 USAGES: dict[str, Callable[[Body, int], Body | None]] = {
@@ -537,6 +579,8 @@ def _rejection(behaviour: Behaviour, body: Body) -> tuple[str, str] | None:
         return f"logprobs must be at most {behaviour.most_listed}", "integer_above_max_value"
     if "prefill" in rejects and body["messages"][-1]["role"] == "assistant":
         return "The last message must be from the user.", "invalid_request_error"
+    if "response_format" in rejects and "response_format" in body:
+        return "Unsupported parameter: 'response_format' is not supported with this model.", "unsupported_parameter"
     if "logprobs" in rejects and body.get("logprobs"):
         return "Unsupported parameter: 'logprobs' is not supported with this model.", "unsupported_parameter"
     if not behaviour.counts and body.get("top_logprobs", 0) > behaviour.most_listed:

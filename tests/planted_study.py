@@ -121,7 +121,6 @@ def planted_study(
         "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 36, "n_eval": 24},
         "train": learning,
         "eval": learning,
-        "probes": {"permutations": 5},
         "shift": {"comparisons": 3, "experiments": [str(folder / "category.yaml")]},
     }
     (folder / "planted.yaml").write_text(yaml.safe_dump(preset | dict(blocks)))

@@ -20,7 +20,7 @@ _ROW = re.compile(r"^\| `([^`]+)`([^|]*)\|", re.MULTILINE)
 _AS = re.compile(r"^As `([^`]+)`", re.MULTILINE)
 _ANYTHING = re.compile(r"<\w+>|\*")
 _TYPES = {"double": "float64", "list<element: string>": "list of string"}
-_SHAPES = {0: "()", 1: "(d)", 2: "(n, d)"}
+_SHAPES = {0: "()", 1: "(d)", 2: "(n, d)", 3: "(a, b, c)", 5: "(a, b, c, d, e)"}
 
 Names = dict[str, str]
 """Column, array or key → its type, "" where the page states none."""

@@ -24,7 +24,7 @@ from prefprobe.activations.adapters import merged
 from prefprobe.activations.model import LoadedModel, stack_of
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.settings import DATE
+from prefprobe.settings.model import DATE
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _UNREADABLE = (

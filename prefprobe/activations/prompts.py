@@ -9,7 +9,7 @@ from prefprobe.activations.encoding import Encoding
 from prefprobe.activations.templates import arguments_of, chosen, read_by, renderer
 from prefprobe.activations.turns import TEXT, Piece, Turns, bare_pieces, check_thought
 from prefprobe.errors import BadConfig
-from prefprobe.settings import DATE
+from prefprobe.settings.model import DATE
 
 Prompt = tuple[str, str | None]
 """A text, and the system prompt or None."""
@@ -40,7 +40,7 @@ class PromptFormat:
         self.tokenizer, self.chat = tokenizer, chat
         self._arguments, self._day, self._merged = dict(template or {}), day, False
         self._beginning: list[int] = []
-        self._added: dict[tuple[str, str, str], tuple[list[int], int, int]] = {}
+        self._added: dict[tuple[str, ...], list[list[int]]] = {}
         self._turns: Turns | None = None
         self._reads: frozenset[str] = frozenset()
         if not chat:
@@ -75,25 +75,43 @@ class PromptFormat:
         Raises BadConfig as `tokens` does, if an answer would stand within a thought, and if the labels cannot be told apart
         or joined to the prompt.
         """
+        out = []
+        for prompt, (a, b) in self.continued_many(prompts, (label_a, label_b)):
+            shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+            if shared is None:
+                raise BadConfig(
+                    f"choices: one of the labels {label_a!r} and {label_b!r} begins with the other as this tokenizer reads "
+                    "them; choose labels that differ."
+                )
+            out.append(Asked(prompt, a[:shared], a[shared], b[shared]))
+        return out
+
+    def continued_many(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> list[tuple[list[int], list[list[int]]]]:
+        """Prompts up to the answer, and the tokens that each of some answers adds to each, tokenised together with it.
+
+        Raises BadConfig as `tokens` does, if an answer would stand within a thought, and if one cannot be joined to the prompt.
+        """
         if self._turns is not None:
             check_thought(self._turns, arguments_of(self._reads))
         asked = [self._pieces(*prompt) + self._closing(prompt[1]) for prompt in prompts]
-        keys = [(_end(pieces), label_a, label_b) for pieces in asked]
+        keys = [(_end(pieces), *answers) for pieces in asked]
         tokens = self._encoded(asked)
-        adds: dict[int, tuple[list[int], int, int]] = {}
+        adds: dict[int, list[list[int]]] = {}
         alone = []
-        """Prompts that are tokenised once more with each label; of those that end alike behind a control token one will do."""
-        first: set[tuple[str, str, str]] = set()
+        """Prompts that are tokenised once more with each answer; of those that end alike behind a control token one will do."""
+        first: set[tuple[str, ...]] = set()
         for k, key in enumerate(keys):
             if not self._encoding.separates(key[0]) or (key not in self._added and key not in first):
                 alone.append(k)
                 first.add(key)
-        found = self._labels([asked[k] for k in alone], [tokens[k] for k in alone], (label_a, label_b))
+        found = self._joined([asked[k] for k in alone], [tokens[k] for k in alone], answers)
         for k, added in zip(alone, found, strict=True):
             adds[k] = added
             if self._encoding.separates(keys[k][0]):
                 self._added[keys[k]] = added
-        return [Asked(ids, *(adds[k] if k in adds else self._added[keys[k]])) for k, ids in enumerate(tokens)]
+        return [(ids, adds[k] if k in adds else self._added[keys[k]]) for k, ids in enumerate(tokens)]
 
     def check_labels(self, label_a: str, label_b: str) -> None:
         """Raise what `asked_many` raises whatever the prompt: for a thought that stays open, and for the labels."""
@@ -116,28 +134,21 @@ class PromptFormat:
     def _encoded(self, prompts: Sequence[Sequence[Piece]]) -> list[list[int]]:
         return [self._beginning + ids for ids in self._encoding.many(prompts)]
 
-    def _labels(
-        self, asked: Sequence[list[Piece]], tokens: Sequence[list[int]], labels: tuple[str, str]
-    ) -> list[tuple[list[int], int, int]]:
-        """What the labels add to each prompt: the tokens they share, and the first that differ."""
-        joint = [self._encoded([[*pieces, Piece(label, True)] for pieces in asked]) for label in labels]
+    def _joined(
+        self, asked: Sequence[list[Piece]], tokens: Sequence[list[int]], answers: Sequence[str]
+    ) -> list[list[list[int]]]:
+        """The tokens that each answer adds to each prompt."""
+        joint = [self._encoded([[*pieces, Piece(answer, True)] for pieces in asked]) for answer in answers]
         out = []
         for k, ids in enumerate(tokens):
-            whole = [joint[0][k], joint[1][k]]
+            whole = [each[k] for each in joint]
             if all(both[: len(ids)] == ids for both in whole):
-                added = [both[len(ids) :] for both in whole]
+                out.append([both[len(ids) :] for both in whole])
             else:
-                added = self._continuations(ids, whole, labels)
-            shared = next((i for i, (a, b) in enumerate(zip(*added, strict=False)) if a != b), None)
-            if shared is None:
-                raise BadConfig(
-                    f"choices: one of the labels {labels[0]!r} and {labels[1]!r} begins with the other as this tokenizer reads "
-                    "them; choose labels that differ."
-                )
-            out.append((added[0][:shared], added[0][shared], added[1][shared]))
+                out.append(self._continuations(ids, whole, answers))
         return out
 
-    def _continuations(self, ids: list[int], whole: list[list[int]], labels: tuple[str, str]) -> list[list[int]]:
+    def _continuations(self, ids: list[int], whole: list[list[int]], labels: Sequence[str]) -> list[list[int]]:
         """Tokens of the labels that go on from the prompt's own, where the tokenizer would merge its end with a label.
 
         What both give is decoded and must be the same text.
@@ -149,8 +160,8 @@ class PromptFormat:
                 self._merged = True
                 return added
         raise BadConfig(
-            f"choices: this tokenizer merges the end of the prompt with the label {labels[0]!r} or {labels[1]!r}, and no tokens "
-            "of the label alone give the same text; choose other labels."
+            f"choices: this tokenizer merges the end of the prompt with the label {' or '.join(map(repr, labels))}, and "
+            "no tokens of the label alone give the same text; choose other labels."
         )
 
 

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prefprobe.activations.dates import variables
 from prefprobe.errors import BadConfig
 from prefprobe.numbers import listed
-from prefprobe.settings import RENDERERS_OWN
+from prefprobe.settings.model import RENDERERS_OWN
 
 Render = Callable[[list[dict[str, Any]], bool], str]
 """The prompt of some messages, with the beginning of an answer or without."""

@@ -124,11 +124,15 @@ def read_text(answer: Answer, labels: Labels) -> Reading:
     label = labels.of_text(text)
     if label is not None:
         return Reading("a" if label == "a" else "b")
+    return Reading("refusal" if declines(text, (labels.a, labels.b)) else "unparsed")
+
+
+def declines(text: str, labels: Iterable[str]) -> bool:
+    """Whether a text begins as a refusal does. "As an AI …" is one unless one of the labels follows."""
     plain = _bare(text).lstrip("\"'“").replace("’", "'")
-    names_label = any(label.casefold() in plain.casefold() for label in (labels.a, labels.b))
-    if _REFUSAL.match(plain) or (_DISCLAIMER.match(plain) and not names_label):
-        return Reading("refusal")
-    return Reading("unparsed")
+    if _REFUSAL.match(plain):
+        return True
+    return bool(_DISCLAIMER.match(plain)) and not any(label.casefold() in plain.casefold() for label in labels)
 
 
 def read_probabilities(answer: Answer, labels: Labels, temperature: float) -> Reading:

@@ -41,10 +41,10 @@ def cluster() -> None:
 def submit(preset: Path, overrides: tuple[str, ...], run_id: str, then_watch: bool, namespace: str | None) -> None:
     """Run a study on the cluster. Its sources are looked for there, not here."""
     from prefprobe.cluster.workflows import REPLICATE
-    from prefprobe.config import load_config
+    from prefprobe.config import load_config, standalone
 
     load_config(preset, overrides)
-    given = {"preset": preset.read_text("utf-8"), "set": "\n".join(overrides), "run": run_id}
+    given = {"preset": standalone(preset), "set": "\n".join(overrides), "run": run_id}
     _create(_workflow("replicate-", REPLICATE, given), namespace, then_watch)
 
 

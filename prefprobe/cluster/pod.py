@@ -7,8 +7,9 @@ from prefprobe.sources import local_path
 
 def require_models(config: Config) -> None:
     """Raises BadConfig, naming the chart's value to set, for a model of the study that is neither mounted nor on the hub."""
-    models = [settings for settings in (config.model, config.base) if settings is not None]
+    models = [settings for settings in (config.model, config.base, *config.topics.models) if settings is not None]
     sources = [source for settings in models for source in (settings.source, settings.adapter) if source is not None]
+    sources += [judge.encoder for judge in config.topics.judges.values() if judge.encoder is not None]
     for source in (*sources, *config.encoders.values()):
         try:
             local_path(source)

@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 from scipy.special import erf
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 from tokenizers import Tokenizer
 
 from prefprobe.errors import BadConfig
 from prefprobe.features.encoder_files import Encoder
 
 Tensors = dict[str, np.ndarray]
+_BLOCK = 64
+"""Texts that are begun before whoever counts them may stop."""
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -31,14 +34,20 @@ def embed_bert(
     tokenizer.no_padding()  # a file may ask for padding, and for another length
     tokenizer.enable_truncation(max_length=encoder.longest)
     out = np.empty((len(texts), config["hidden_size"]), dtype=np.float32)
+
+    def embedded(text: str) -> np.ndarray:
+        mean = _hidden(tensors, config, tokenizer.encode(text).ids).mean(0)
+        return np.asarray(mean / np.linalg.norm(mean))
+
+    threads = max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
     try:
         # One text at a time: no padding, and a text's vector has the same bits whatever other texts there are. Products
-        # as small as these take longer on several threads than on one, four times as long where others use the cores.
-        with threadpool_limits(1, user_api="blas"):
-            for i, text in enumerate(texts):
-                mean = _hidden(tensors, config, tokenizer.encode(text).ids).mean(0)
-                out[i] = mean / np.linalg.norm(mean)
-                advance(1)
+        # as small as these take longer on several threads than on one, so it is texts that the threads share.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(texts), _BLOCK):
+                for i, vector in enumerate(pool.map(embedded, texts[start : start + _BLOCK]), start):
+                    out[i] = vector
+                    advance(1)
     except KeyError as error:
         raise BadConfig(f"{source}: its weights lack {error}, which a BERT has; save the encoder again.") from error
     except (IndexError, ValueError) as error:

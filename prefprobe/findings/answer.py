@@ -1,72 +1,89 @@
-"""The answer in two sentences, put together from the verdict."""
+"""The answer in one sentence, put together from the claims as a careful reader would."""
 
 from typing import Any
 
 from prefprobe.findings import published
-from prefprobe.findings.rules import INCONCLUSIVE, NOT_ESTIMABLE, NOT_REPLICATED, REPLICATED
+from prefprobe.findings.rules import ABSENT, CONSISTENT, INCONCLUSIVE, NOT_ESTIMABLE, STRONGER, TEXT, WEAKER
 from prefprobe.numbers import interval, listed, number, signed
 
-_PREDICTS = {
-    REPLICATED: "predicts how much the model prefers unseen tasks",
-    NOT_REPLICATED: "does not predict how much the model prefers unseen tasks",
-    INCONCLUSIVE: "is not shown to predict how much the model prefers unseen tasks",
-    NOT_ESTIMABLE: "could not be tested on unseen tasks",
+OPEN = {
+    INCONCLUSIVE: "left open",
+    ABSENT: "spoke against it",
+    TEXT: "followed the prompt’s text, as an encoder does",
+    NOT_ESTIMABLE: "could not be estimated",
 }
-_TOPICS = {
-    REPLICATED: "it carries over to unseen topics",
-    NOT_REPLICATED: "it does not carry over to unseen topics",
-    INCONCLUSIVE: "it is not shown to carry over to unseen topics",
-    NOT_ESTIMABLE: "whether it carries over to unseen topics could not be estimated",
+_IN_LINE = ", in line with the published result"
+_AS = {
+    "r": {CONSISTENT: _IN_LINE, WEAKER: ", more weakly than published", STRONGER: ", more strongly than published"},
+    "difference": {CONSISTENT: _IN_LINE, WEAKER: ", by less than published", STRONGER: ", by more than published"},
 }
-_ENCODER = {
-    REPLICATED: "it reads more than a sentence encoder does",
-    NOT_REPLICATED: "it reads no more than a sentence encoder does",
-    INCONCLUSIVE: "it is not shown to read more than a sentence encoder does",
-    NOT_ESTIMABLE: "whether it reads more than a sentence encoder could not be estimated",
-}
+_HELD_OUT = ("predicts how much the model prefers unseen tasks", "predict how much the model prefers unseen tasks")
+_TOPICS = ("carries over to unseen topics", "carry over to unseen topics")
+_ENCODER = ("reads more than a sentence encoder does", "read more than a sentence encoder does")
 
 
 def answer(model: str, claims: list[dict[str, Any]]) -> str:
-    """Two sentences: what the probe reads, and whether it follows what system prompts change."""
+    """One sentence: what the probe reads, and whether it follows what system prompts change.
+
+    A claim that is present by itself and not after Holm's adjustment is said not to be shown.
+    """
     by_id = {claim["id"]: claim for claim in claims}
-    held_out, topics = by_id["heldout_raw"], by_id["cross_topic"]
     encoder = next(
         (c for id_, c in by_id.items() if id_.startswith("heldout_above_") and "encoder" in c["detail"]), None
     )
-    known = f"; {published.SHORT}: {number(held_out['published']['r'])}" if held_out["value"] is not None else ""
-    first = (
-        f"In {model}, a linear probe of activations {_PREDICTS[held_out['verdict']]}{_numbers(held_out, 'r = ', known)}"
-    )
-    clauses = [f"{_TOPICS[topics['verdict']]}{_numbers(topics, 'mean r = ')}"]
+    clauses = [
+        f"in {model}, a linear probe of activations {_said(by_id['heldout_raw'], _HELD_OUT, 'r = ')}",
+        f"it {_said(by_id['cross_topic'], _TOPICS, 'mean r = ')}",
+    ]
     if encoder:
-        clauses.append(f"{_ENCODER[encoder['verdict']]}{_numbers(encoder, '')}")
-    return f"{first}; {listed(clauses)}. {_shifts([c for c in claims if c['id'].startswith('shift_')])}"
+        clauses.append(f"it {_said(encoder, _ENCODER, '')}")
+    sentence = "; ".join([*clauses, _shifts([c for c in claims if c["id"].startswith("shift_")])])
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _numbers(claim: dict[str, Any], name: str, beside: str = "") -> str:
-    if claim["value"] is None:
-        return ""
-    value = signed(claim["value"]) if "_above_" in claim["id"] else number(claim["value"])
+def _said(claim: dict[str, Any], verb: tuple[str, str], name: str) -> str:
+    label, (does, do) = claim["verdict"], verb
+    if claim["holds"]:
+        compared = _AS["difference" if "_above_" in claim["id"] else "r"].get(label, "")
+        return f"{does}{compared}{_numbers(claim, name)}"
+    if label == NOT_ESTIMABLE:
+        return f"could not be tested for whether it {does}"
+    if label == ABSENT:
+        return f"does not {do}{_numbers(claim, name)}"
+    beyond = "" if label == INCONCLUSIVE else " once all claims are allowed for"
+    return f"is not shown to {do}{beyond}{_numbers(claim, name)}"
+
+
+def _numbers(claim: dict[str, Any], name: str) -> str:
+    difference = "_above_" in claim["id"]
+    value = signed(claim["value"]) if difference else number(claim["value"])
+    known = claim["published"] and next(iter(claim["published"].values()))
+    beside = "" if known is None or difference else f"; {published.SHORT}: {number(known)}"
     return f" ({name}{' '.join(filter(None, [value, interval(claim['low'], claim['high'])]))}{beside})"
 
 
 def _shifts(claims: list[dict[str, Any]]) -> str:
     if not claims:
-        return "Whether the probe follows preferences that system prompts change was not tested."
-    named = {
-        verdict: [c["id"].removeprefix("shift_") for c in claims if c["verdict"] == verdict] for verdict in _PREDICTS
-    }
-    if len(named[NOT_ESTIMABLE]) == len(claims):
-        return (
-            "Whether the probe’s score follows preferences that system prompts change could not be estimated in any of "
-            f"the {len(claims)} experiments."
-        )
-    followed = named[REPLICATED]
-    which = (
-        f"{len(followed)} of {len(claims)} experiments ({listed(followed)})"
-        if followed
-        else f"none of {len(claims)} experiments"
-    )
-    others = {NOT_REPLICATED: "spoke against it", INCONCLUSIVE: "left it open", NOT_ESTIMABLE: "could not be estimated"}
-    rest = [f"{len(named[v])} {text} ({listed(named[v])})" for v, text in others.items() if named[v]]
-    return f"Where system prompts change preferences, the probe’s score follows in {'; '.join([which, *rest])}."
+        return "whether it follows preferences that system prompts change was not tested"
+    of = f"{len(claims)} experiment{'s' if len(claims) > 1 else ''}"
+    followed = [_name(c) for c in claims if c["holds"]]
+    weaker = [_name(c) for c in claims if c["holds"] and c["verdict"] == WEAKER]
+    which = f"{len(followed)} of {of} ({listed(followed)})" if followed else f"none of {of}"
+    if weaker:
+        which += f", more weakly than published in {listed(weaker)}"
+    rest = []
+    for label, text in OPEN.items():
+        named = [_name(c) for c in claims if not c["holds"] and _open(c) == label]
+        if named:
+            rest.append(f"{len(named)} {text} ({listed(named)})")
+    found = f"where system prompts change preferences, its score is shown to follow in {which}"
+    return f"{found}{': ' if rest else ''}{listed(rest)}"
+
+
+def _open(claim: dict[str, Any]) -> str:
+    """Why a claim does not hold: present by itself, but not after Holm's adjustment, is open."""
+    return claim["verdict"] if claim["verdict"] in OPEN else INCONCLUSIVE
+
+
+def _name(claim: dict[str, Any]) -> str:
+    return str(claim["id"].removeprefix("shift_"))

@@ -10,7 +10,7 @@ from prefprobe.numbers import by_set, listed, number
 FLAT = 1e-6
 """Utilities that differ by less, in units of a typical σ, are equal: logits in float32 resolve no more."""
 
-NEEDS = {"heldout": ("train", "eval"), "cross": ("train",), "shift": ("train",), "reliability": ("train",)}
+NEEDS = {"heldout": ("train", "eval"), "cross": ("train",), "shift": ("train",)}
 """The sets whose utilities a claim rests on, by the beginning of its id: a probe is trained on those of train."""
 
 _SILENT = {"refusals": "a refusal", "unparsed": "unparsed", "failed": "failed"}
@@ -38,7 +38,7 @@ def unestimable(claim: dict[str, Any], flat: dict[str, str], verdict: str) -> di
     if not on:
         return claim
     why = f"The choices are constant ({listed(on)}): all utilities are equal, and there is nothing to estimate."
-    return claim | {"value": None, "low": None, "high": None, "verdict": verdict, "why": why}
+    return claim | dict.fromkeys(("value", "low", "high", "expected", "p")) | {"verdict": verdict, "why": why}
 
 
 def _found(measured: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Everything the report reads, in one object."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +43,8 @@ class Results:
     """`hoo.json` by features name."""
     hoo_predictions: dict[str, pa.Table]
     """task_id, topic, set, fold, observed, predicted by features name."""
+    content: dict[str, dict[str, Any]]
+    """`content.json`: what the model's probe knows beyond each encoder's; empty without encoders."""
     roles: dict[str, str]
     """Features name → model, base, encoder, untrained or random."""
     labels: dict[str, str]
@@ -51,6 +53,11 @@ class Results:
     """`shift.json`; None if no system prompt was tried."""
     points: pa.Table | None
     """experiment, prompt_id, task_id, on_target, intended, n, p_baseline, p_prompt, dp, dp_se, ds, ds_encoder."""
+
+    judging: dict[str, Any] = field(default_factory=dict)
+    """`topics.json`: the taxonomy, the judge, and how far a second one agrees."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Origin by task id."""
 
     def features(self, *roles: str) -> list[str]:
         """Names of the features in these roles (all if none is given), the model first, controls last."""

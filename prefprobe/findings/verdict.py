@@ -8,11 +8,15 @@ import pyarrow as pa
 from prefprobe.findings import published, rules
 from prefprobe.findings.answer import answer
 from prefprobe.findings.constant import constant, sentence, unestimable
+from prefprobe.findings.published import Shown
 from prefprobe.findings.results import Results
 from prefprobe.findings.rules import Judged
-from prefprobe.probes.metrics import fold_mean_interval, paired_difference
+from prefprobe.probes.foldintervals import difference_of_folds
+from prefprobe.probes.metrics import paired_difference
 
 Claim = dict[str, Any]
+
+_CORRELATIONS = ("on_target", "pooled", "centred", "corrected", "advantage", "encoder")
 
 EXPERIMENTS = {
     "category": "When a system prompt likes or dislikes a category of tasks, the probe’s score follows the choices.",
@@ -25,23 +29,27 @@ EXPERIMENTS = {
 
 
 def verdict(results: Results) -> dict[str, Any]:
-    """The content of `verdict.json`: `claims`, `not_run`, `summary`, and what they are about.
+    """The content of `verdict.json`, as verdict.schema.json describes it: `claims`, `checks`, `not_run`, `summary`.
 
-    Numbers are rounded to six significant digits before they are judged, so that the file's own numbers decide.
-    `published` begins with the number to compare `value` with. Nothing is estimated anew but differences between two
-    kinds of features: on the same held-out tasks, or over the same folds. Where choices are constant the answer says so
-    first, and no claim that rests on them is estimable.
+    Numbers are rounded to six significant digits before they are judged, so that the file's own numbers decide. Nothing is
+    estimated anew but differences between two kinds of features: on the same held-out tasks, or over the same folds. Where
+    choices are constant the answer says so first, and no claim that rests on them is estimable. A claim `holds` if it is
+    present also after Holm's adjustment over all claims with a p.
     """
     flat = constant(results)
-    claims = [*_held_out(results), *_cross_topic(results), *_shifts(results), _reliability(results)]
+    claims = [*_held_out(results), *_cross_topic(results), *_shifts(results)]
     claims = [unestimable(claim, flat, rules.NOT_ESTIMABLE) for claim in claims]
+    for claim, adjusted in zip(claims, rules.holm([claim["p"] for claim in claims]), strict=True):
+        claim["p_holm"] = rounded(adjusted)
+        claim["holds"] = claim["verdict"] in rules.HOLDS and adjusted is not None and adjusted < rules.SIGNIFICANT
     return {
         "model": results.model_name,
         "published": {"model": published.MODEL, "layer": published.LAYER},
         "claims": claims,
+        "checks": [_reliability(results, flat)],
         "not_run": _not_run(results),
         "summary": {
-            "counts": {name: sum(c["verdict"] == name for c in claims) for name in rules.VERDICTS},
+            "counts": {name: sum(c["verdict"] == name for c in claims) for name in rules.LABELS},
             "answer": " ".join(filter(None, [sentence(flat), answer(results.model_name, claims)])),
         },
     }
@@ -62,107 +70,123 @@ def _claim(
     estimate: Any,
     judged: Judged,
     rule: str,
-    shown: dict[str, float] | None,
+    shown: Shown | None,
+    name: str,
     detail: dict[str, Any],
 ) -> Claim:
+    """One claim; `name` is what the published value is called."""
     bounds = estimate or {"value": None, "low": None, "high": None}
     return {
         "id": id_,
         "claim": claim,
         **{key: bounds[key] for key in ("value", "low", "high")},
-        "published": shown and rounded(shown),
-        "verdict": judged.verdict,
+        "published": shown and rounded({name: shown.value, **shown.parts}),
+        "expected": None if judged.expected is None else rounded(list(judged.expected)),
+        "verdict": judged.label,
         "why": judged.why,
+        "p": rounded(judged.p),
         "rule": rule,
         "detail": rounded(detail),
     }
 
 
 def _held_out(results: Results) -> list[Claim]:
-    probe = results.probe["model"]
-    shown, claims = published.HELD_OUT["model"], []
+    probe, reliability = results.probe["model"], results.measure["eval"]["reliability"]["spearman_brown"]
+    claims = []
     texts = {
         "raw": "A linear probe of activations predicts the utilities of tasks that it was not trained on.",
         "demeaned": "It does so within topics, once every topic’s mean utility is taken away.",
     }
     for target, text in texts.items():
         found, shuffled = rounded(probe["targets"][target]), rounded((probe["shuffled"] or {}).get(target))
+        r, shown = found["r"], published.held_out(target)
         detail = {"R2": found["R2"], "layer": found["best_layer"], "alpha": found["alpha"], "shuffled": shuffled}
-        judged = rules.judge_held_out(found["r"], shuffled)
-        claims.append(
-            _claim(f"heldout_{target}", text, found["r"], judged, rules.HELD_OUT, {"r": shown[target]}, detail)
-        )
+        detail |= {"permutation": found["p"], "reliability_corrected": _corrected(r, reliability)}
+        judged = rules.judge(r, "r", shown, permuted=found["p"] or {"value": None, "permutations": 0})
+        claims.append(_claim(f"heldout_{target}", text, r, judged, rules.HELD_OUT, shown, "r", detail))
 
     raw, demeaned = (rounded(probe["targets"][t]["accuracy"]) for t in ("raw", "demeaned"))
+    shown = published.accuracy()
     detail = {"demeaned": demeaned, "ceiling": (probe.get("ceiling") or {}).get("accuracy")}
-    text, shown = (
-        "Of two held-out tasks, it tells which one the model chooses.",
-        {"accuracy": published.ACCURACY["raw"]},
-    )
-    claims.append(_claim("heldout_accuracy", text, raw, rules.judge(raw, "accuracy"), rules.ACCURACY, shown, detail))
+    text, judged = "Of two held-out tasks, it tells which one the model chooses.", rules.judge(raw, "accuracy", shown)
+    claims.append(_claim("heldout_accuracy", text, raw, judged, rules.ACCURACY, shown, "accuracy", detail))
 
     for name in results.features("encoder", "base", "untrained"):
-        pairs = _paired(results.predictions["model"], results.predictions[name])
-        estimate = rounded(paired_difference(*pairs, seed=results.config["seed"]))
+        role, pairs = results.roles[name], _paired(results.predictions["model"], results.predictions[name])
         parts = {key: (results.probe[key]["targets"]["raw"]["r"] or {}).get("value") for key in ("model", name)}
+        candidates = {key: len(results.probe[key]["layers"]) for key in ("model", name)}
+        detail = {"model": parts["model"], role: parts[name], "tasks": len(pairs[0]), "candidates": candidates}
         text = f"It predicts them better than a probe of {_called(results, name)}."
-        judged = rules.judge(estimate, "difference")
-        shown_ = _difference(results.roles[name], {role: r["raw"] for role, r in published.HELD_OUT.items()})
-        detail = {"model": parts["model"], results.roles[name]: parts[name], "tasks": len(pairs[0])}
-        claims.append(_claim(f"heldout_above_{name}", text, estimate, judged, rules.DIFFERENCE, shown_, detail))
+        claims.append(
+            _above(f"heldout_above_{name}", text, paired_difference(*pairs), published.held_out_above(role), detail)
+        )
     return claims
 
 
 def _cross_topic(results: Results) -> list[Claim]:
     hoo = results.hoo["model"]
-    detail = {key: hoo[key] for key in ("sd", "weighted_mean", "pooled", "n_folds")}
-    text, mean = (
-        "Trained on other topics, it predicts utilities within a topic that it never saw.",
-        rounded(hoo["mean"]),
-    )
-    shown = published.CROSS_TOPIC
-    claims = [_claim("cross_topic", text, mean, rules.judge(mean, "r"), rules.CROSS_TOPIC, shown["model"], detail)]
+    detail = {key: hoo[key] for key in ("sd", "weighted_mean", "pooled", "n_folds")} | {"permutation": hoo["p"]}
+    text = "Trained on other topics, it predicts utilities within a topic that it never saw."
+    mean, shown = rounded(hoo["mean"]), published.cross_topic()
+    judged = rules.judge(mean, "r", shown, permuted=rounded(hoo["p"]) or {"value": None, "permutations": 0})
+    claims = [_claim("cross_topic", text, mean, judged, rules.CROSS_TOPIC, shown, "mean", detail)]
     for name in results.features("encoder", "base"):
-        estimate, folds = _fold_difference(hoo, results.hoo[name], results.config["seed"])
+        role, other = results.roles[name], results.hoo[name]
+        detail = {
+            "model": (mean or {}).get("value"),
+            role: (other["mean"] or {}).get("value"),
+            "folds": _folds(hoo, other),
+        }
         text = f"It does so better than a probe of {_called(results, name)}."
-        judged = rules.judge(estimate, "difference")
-        means = _difference(results.roles[name], {role: value["mean"] for role, value in shown.items()})
-        detail = {"model": (mean or {}).get("value"), "folds": folds}
-        detail[results.roles[name]] = (results.hoo[name]["mean"] or {}).get("value")
-        claims.append(_claim(f"cross_topic_above_{name}", text, estimate, judged, rules.DIFFERENCE, means, detail))
+        estimate = difference_of_folds(hoo, other)
+        claims.append(_above(f"cross_topic_above_{name}", text, estimate, published.cross_topic_above(role), detail))
     return claims
+
+
+def _above(id_: str, text: str, estimate: Any, shown: Shown | None, detail: dict[str, Any]) -> Claim:
+    found = rounded(estimate)
+    return _claim(
+        id_, text, found, rules.judge(found, "difference", shown), rules.DIFFERENCE, shown, "advantage", detail
+    )
 
 
 def _shifts(results: Results) -> list[Claim]:
     claims = []
     for name, raw in results.experiments:
-        found = rounded(raw)
-        on_target, encoder = found["on_target"], found["encoder"]
+        found, shown = rounded(raw), published.shift(name)
+        judged = rules.judge_shift(found, shown)
         # there may be correlations of shifts that are all noise: they are no estimates, and are not shown as such
-        correlations = {
-            "value": on_target["pearson"],
-            "pooled": found["pooled"]["pearson"],
-            "centred": found["centred"]["pearson"],
-            "p": on_target["p"],
-            "encoder_on_target": encoder and encoder["on_target"]["pearson"],
+        known: dict[str, Any] = found if found["estimable"] else dict.fromkeys(_CORRELATIONS)
+        corrected = known["corrected"] or {}
+        detail = {
+            "points": found["n_on_target"],
+            **found["effect"],
+            **{key: known[key] and known[key]["pearson"] for key in ("on_target", "pooled", "centred")},
+            "p": corrected.get("p"),
+            "advantage": known["advantage"],
+            "encoder_on_target": known["encoder"] and known["encoder"]["on_target"]["pearson"],
         }
-        known = {key: value if found["estimable"] else None for key, value in correlations.items()}
-        detail = {"points": on_target["n"], **found["effect"], **known}
-        estimate = detail.pop("value")
         text = EXPERIMENTS.get(name, f"The same holds in the experiment {name}.")
-        shown, judged = published.SHIFT.get(name), rules.judge_shift(found)
-        claims.append(_claim(f"shift_{name}", text, estimate, judged, rules.SHIFT, shown, detail))
+        claims.append(
+            _claim(f"shift_{name}", text, corrected.get("pearson"), judged, rules.SHIFT, shown, "on_target", detail)
+        )
     return claims
 
 
-def _reliability(results: Results) -> Claim:
+def _reliability(results: Results, flat: dict[str, str]) -> dict[str, Any]:
     train, eval_ = (rounded(results.measure[name]["reliability"]) for name in ("train", "eval"))
-    value = train["spearman_brown"]
-    text = "The measured utilities are reliable (published: two whole runs; here: halves of one run, stepped up)."
-    estimate, shown = {"value": value, "low": None, "high": None}, {"r_of_two_runs": published.RELIABILITY}
-    detail = {"split_half_r": train["split_half_r"], "splits": train["splits"], "eval": eval_["spearman_brown"]}
-    judged = rules.judge_reliability(value)
-    return _claim("reliability", text, estimate, judged, rules.RELIABILITY, shown, detail)
+    value = None if "train" in flat else train["spearman_brown"]
+    checked = rules.check_reliability(value)
+    return {
+        "id": "reliability",
+        "check": "The measured utilities are reliable (published: two whole runs; here: halves of one run, stepped up).",
+        "value": value,
+        "published": {"r_of_two_runs": published.RELIABILITY},
+        "verdict": checked.label,
+        "why": checked.why,
+        "rule": rules.RELIABILITY,
+        "detail": {"split_half_r": train["split_half_r"], "splits": train["splits"], "eval": eval_["spearman_brown"]},
+    }
 
 
 def _not_run(results: Results) -> list[dict[str, str]]:
@@ -186,30 +210,24 @@ def _not_run(results: Results) -> list[dict[str, str]]:
     ]
 
 
-def _paired(first: pa.Table, second: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observed values and both predictions of the raw target, on the tasks that both predict."""
+def _paired(first: pa.Table, second: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Observed values and both predictions of the raw target, on the tasks that both predict, and the half of each."""
     one, two = ({r["task_id"]: r for r in table.to_pylist() if r["target"] == "raw"} for table in (first, second))
     ids = sorted(one.keys() & two.keys())
     columns = ((one, "observed"), (one, "predicted"), (two, "predicted"))
     observed, mine, other = (np.array([rows[i][name] for i in ids], dtype=np.float64) for rows, name in columns)
-    return observed, mine, other
+    return observed, mine, other, np.array([one[i]["half"] for i in ids], dtype=np.int64)
 
 
-def _fold_difference(first: dict[str, Any], second: dict[str, Any], seed: int) -> tuple[dict[str, Any] | None, int]:
-    """Mean difference of r over the folds that both could estimate, and how many these are."""
-    other = {tuple(fold["held_out"]): fold["r"] for fold in second["folds"]}
-    pairs = [(fold["held_out"], fold["r"], other.get(tuple(fold["held_out"]))) for fold in first["folds"]]
-    differences = [(held_out, r - s) for held_out, r, s in pairs if r is not None and s is not None]
-    topics = sorted({topic for held_out, _ in differences for topic in held_out})
-    index = np.array([[topics.index(topic) for topic in held_out] for held_out, _ in differences], dtype=np.int64)
-    estimate = fold_mean_interval([d for _, d in differences], index, seed=seed)
-    return rounded(estimate), len(differences)
+def _folds(first: dict[str, Any], second: dict[str, Any]) -> int:
+    """How many folds both could estimate."""
+    known = [{tuple(fold["held_out"]) for fold in hoo["folds"] if fold["r"] is not None} for hoo in (first, second)]
+    return len(known[0] & known[1])
 
 
-def _difference(role: str, values: dict[str, float]) -> dict[str, float] | None:
-    if role not in values:
-        return None
-    return {"advantage": values["model"] - values[role], "model": values["model"], role: values[role]}
+def _corrected(r: dict[str, Any] | None, reliability: float | None) -> float | None:
+    """What r would be with utilities of the eval tasks that were measured without error: r / sqrt(reliability)."""
+    return None if r is None or not reliability else r["value"] / float(np.sqrt(reliability))
 
 
 def _called(results: Results, name: str) -> str:

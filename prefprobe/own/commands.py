@@ -51,12 +51,12 @@ def _utilities(topics_required: bool) -> Callable[[Any], Any]:
 @_utilities(topics_required=False)
 @_OUT
 @_COMPAT
-@click.option("--permutations", type=click.IntRange(min=5), help="Label permutations; by default those of a study.")
+@click.option("--permutations", type=click.IntRange(min=199), help="Label permutations; by default those of a study.")
 @_SEED
 def probe(out: Path, compat: str | None, permutations: int | None, seed: int, **files: Path | None) -> None:
     """Train and test probes on features and utilities of your own, as the step `probe` does.
 
-    Tables are Parquet, JSONL or CSV. Penalty and layer are chosen on one half of the eval tasks, the other is reported on. In
+    Tables are Parquet, JSONL or CSV. Penalty and layer are chosen on each half of the eval tasks to predict the other. In
     --out: probe.json (metrics, and why what is missing can't be estimated), predictions.csv, and probes.npz with card.json
     for `prefprobe score`. Without --topics there are no demeaned utilities, without --choices no accuracy.
     """
@@ -75,8 +75,11 @@ def probe(out: Path, compat: str | None, permutations: int | None, seed: int, **
 @_OUT
 @_COMPAT
 @click.option("--holdout", type=click.IntRange(min=1), help="Topics held out together; by default as in a study.")
+@click.option("--permutations", type=click.IntRange(min=199), help="Permutations of labels; by default as in a study.")
 @_SEED
-def hoo(out: Path, compat: str | None, holdout: int | None, seed: int, **files: Path | None) -> None:
+def hoo(
+    out: Path, compat: str | None, holdout: int | None, permutations: int | None, seed: int, **files: Path | None
+) -> None:
     """Test probes on topics held out of their training, as the step `hoo` does, with files of your own.
 
     Takes the same tables as `prefprobe probe`. In --out: hoo.json (every fold, and three means over them) and
@@ -86,7 +89,7 @@ def hoo(out: Path, compat: str | None, holdout: int | None, seed: int, **files: 
     from prefprobe.own.probing import hoo_files
     from prefprobe.settings import ProbeSettings
 
-    given = {"compat": compat, "holdout": holdout}
+    given = {"compat": compat, "holdout": holdout, "permutations": permutations}
     settings = ProbeSettings.model_validate({name: value for name, value in given.items() if value is not None})
     click.echo(hoo_files(OwnFiles(**files), out, settings, seed))  # type: ignore[arg-type]
 
@@ -115,8 +118,8 @@ def shift_stats(points: Path, out: Path, seed: int) -> None:
     """Say whether probe scores follow choices in points of your own, as the step `shift` does.
 
     POINTS is a Parquet, JSONL or CSV file with experiment, prompt, task, dp (change of the choice probability) and ds (change
-    of the probe's score), and optionally on_target, sign (the intended direction: 1, -1 or 0), dp_se and ds_encoder; the
-    points.parquet of a run is one.
+    of the probe's score), and optionally on_target, sign (the intended direction: 1, -1 or 0), neutral (true for a prompt
+    that is meant to move nothing), dp_se and ds_encoder; the points.parquet of a run is one.
     """
     from prefprobe.own.shifts import shift_stats as write
 

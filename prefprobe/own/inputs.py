@@ -1,7 +1,7 @@
 """The files that a probe of one's own is made of: read whole and held against each other, or refused with one sentence."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,9 +13,9 @@ from prefprobe.choices.log import comparisons
 from prefprobe.errors import BadConfig, InputMissing
 from prefprobe.features.feature_files import read_features
 from prefprobe.features.matrix import Features
-from prefprobe.probes.heldout import Choices
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.thurstonian.choice_files import read_choices
+from prefprobe.thurstonian.comparisons import Comparisons
 
 _UTILITIES = Columns("utilities", ("task_id",), "every task `task_id` and `mu`", ("mu",))
 _TOPICS = Columns("topics", ("task_id", "id", "topic"), "every task `task_id` (or `id`) and `topic`")
@@ -47,8 +47,8 @@ class OwnData:
     train: dict[str, float]
     eval: dict[str, float]
     topics: dict[str, str] | None
-    choices: Choices | None
-    """task_a, task_b and the share of choosing task_a, (m,) each, one row a pair: what `heldout_probe` reads."""
+    choices: Comparisons | None
+    """Those between two eval tasks."""
     sources: dict[str, dict[str, str]]
     """`file` (name) and `sha256` of each input."""
 
@@ -69,7 +69,7 @@ def read_own(files: OwnFiles, least: int) -> OwnData:
     topics = None if files.topics is None else _topics(files.topics)
     if topics is not None and files.topics is not None:
         _require(measured, topics, "topic", files.topics)
-    choices = None if files.choices is None else _choices(files.choices)
+    choices = None if files.choices is None else _between(_choices(files.choices), of_eval)
     features = read_features(files.features)
     rows = {str(id_): row for row, id_ in enumerate(features.ids)}
     _require(measured, rows, "features", files.features)
@@ -118,18 +118,23 @@ def _once(found: dict[str, Record], id_: str, record: Record) -> None:
     found[id_] = record
 
 
-def _choices(path: Path) -> Choices:
+def _choices(path: Path) -> Comparisons:
     """Choices as `prefprobe fit` reads them, or as the step `measure` writes them, with `outcome` in every row."""
     first = next(islice(read_records(path, _LOG), 1))
     if "outcome" not in first or "choice" in first:
-        return read_choices(path).comparisons().shares()
+        return read_choices(path).comparisons()
     rows = [_answer(record) for record in read_records(path, _LOG)]
     kinds = {"p_a": pa.float64(), "logit": pa.float64()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
     try:
-        return comparisons(pa.Table.from_pylist(rows, schema=schema)).shares()
+        return comparisons(pa.Table.from_pylist(rows, schema=schema))
     except BadConfig as error:
         raise BadConfig(f"{path.name}: {error}") from error
+
+
+def _between(choices: Comparisons, tasks: Collection[str]) -> Comparisons:
+    inside = np.array([id_ in tasks for id_ in choices.task_ids], dtype=bool)
+    return choices.take(np.flatnonzero(inside[choices.i] & inside[choices.j]))
 
 
 def _answer(record: Record) -> dict[str, str | float | None]:

@@ -17,12 +17,13 @@ from prefprobe.probes.ridge import ALPHAS
 from prefprobe.settings import ProbeSettings
 from prefprobe.store.formats import csv_bytes, json_bytes, npz_bytes
 from prefprobe.store.new_files import require_new_folder, write_folder
+from prefprobe.thurstonian.ceiling import NO_CEILING, agreement_ceiling
 
 _NO_CHOICES: Choices = (np.empty(0, np.str_), np.empty(0, np.str_), np.empty(0))
 
 
 def probe_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) -> str:
-    """Train on `utilities`, select and test on `eval_utilities` as `heldout_probe` does; write probe.json, probes.npz, card.json
+    """Train on `utilities`, choose and test on `eval_utilities` as `heldout_probe` does; write probe.json, probes.npz, card.json
     and predictions.csv into the folder `out`, all or none.
 
     `not_estimable` in probe.json says what is null, and why. Where no topics are given, or train has a single one,
@@ -32,10 +33,12 @@ def probe_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) 
     require_new_folder(out)
     data = read_own(files, MIN_TASKS)
     result = heldout_probe(
-        data.features.layers, data.features.ids, data.train, data.eval, data.topics or _untold(data), data.choices or _NO_CHOICES,
+        data.features.layers, data.features.ids, data.train, data.eval, data.topics or _untold(data),
+        data.choices.shares() if data.choices else _NO_CHOICES,
         compat=settings.compat == "reference", seed=seed, permutations=settings.permutations,
     )  # fmt: skip
-    summary, predictions, probes = result.summary, result.predictions, result.probes
+    ceiling = agreement_ceiling(data.choices, seed=seed) if data.choices else NO_CEILING
+    summary, predictions, probes = {**result.summary, "ceiling": ceiling}, result.predictions, result.probes
     why = _no_demeaning(data, files)
     not_estimable = {"targets.demeaned": why, "shuffled.demeaned": why} if why else {}
     if why:
@@ -51,16 +54,17 @@ def probe_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) 
         observed, predicted = (of.column(column).to_numpy() for column in ("observed", "predicted"))
         reasons = {
             "r": _no_correlation(observed, predicted),
-            "R2": _same(observed, "the utilities of the final half"),
+            "R2": _same(observed, "the utilities of the eval tasks"),
             "accuracy": without_choices,
         }
+        reasons["p"] = reasons["r"]
         not_estimable |= {f"targets.{name}.{key}": reasons[key] for key in reasons if target[key] is None}
         if summary["shuffled"][name]["mean"] is None:
             not_estimable[f"shuffled.{name}"] = (
                 reasons["r"] or "No probe of permuted labels predicts anything that varies."
             )
     if summary["ceiling"]["accuracy"] is None:
-        not_estimable["ceiling.accuracy"] = without_choices
+        not_estimable |= dict.fromkeys(("ceiling.accuracy", "ceiling.in_sample"), without_choices)
     about = {"features": files.features.name, "seed": seed, "alphas": ALPHAS.tolist()}
     best = {name: {key: target[key] for key in ("best_layer", "alpha", "r")} for name, target in targets.items()}
     written = {
@@ -94,7 +98,7 @@ def hoo_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) ->
         raise BadConfig(f"{files.topics and files.topics.name}: {error}") from error
     result = cross_topic(
         data.features.layers, data.features.ids, data.train, data.eval, topics,
-        holdout=settings.holdout, compat=settings.compat == "reference", seed=seed,
+        holdout=settings.holdout, compat=settings.compat == "reference", permutations=settings.permutations, seed=seed,
     )  # fmt: skip
     summary = {"features": files.features.name, "seed": seed, "inputs": data.sources, **result.summary}
     not_estimable = {}
@@ -103,12 +107,12 @@ def hoo_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) ->
             if fold[key] is None:
                 not_estimable[f"folds[{f}].{key}"] = _no_correlation(*_of_fold(result.predictions, f, name)[1:])
     if all(fold["r"] is None for fold in summary["folds"]):
-        not_estimable |= dict.fromkeys(("mean", "sd", "weighted_mean"), "No fold has an r.")
+        not_estimable |= dict.fromkeys(("mean", "sd", "weighted_mean", "p"), "No fold has an r.")
     if summary["pooled"] is None:
         of_eval = result.predictions.filter(pc.equal(result.predictions.column("set"), "eval"))
         not_estimable["pooled"] = _no_correlation(*(of_eval.column(c).to_numpy() for c in ("observed", "predicted")))
     if data.choices is not None:
-        accuracy, n = _fold_accuracy(result.predictions, len(summary["folds"]), data.choices)
+        accuracy, n = _fold_accuracy(result.predictions, len(summary["folds"]), data.choices.shares())
         summary["choices"] = {"accuracy": accuracy, "n_choices": n}
         not_estimable |= {"choices.accuracy": _NO_PAIR} if accuracy is None else {}
     written = {

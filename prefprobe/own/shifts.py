@@ -10,20 +10,24 @@ from prefprobe.errors import BadConfig
 from prefprobe.numbers import listed
 from prefprobe.probes.metrics import pearson
 from prefprobe.records import Columns, Record, read_records
-from prefprobe.shift.statistics import POINTS, shift_statistics, sign_agreement
+from prefprobe.shift.points import POINTS
+from prefprobe.shift.statistics import shift_statistics, sign_agreement
 from prefprobe.store.formats import json_bytes
 from prefprobe.store.new_files import require_new_file, write_file
 
 _COLUMNS = Columns(
     "points",
-    ("experiment", "prompt", "prompt_id", "task", "task_id", "on_target"),
+    ("experiment", "prompt", "prompt_id", "task", "task_id", "on_target", "neutral"),
     "every point `experiment`, `prompt`, `task`, `dp` and `ds`",
     ("sign", "intended", "dp", "ds", "dp_se", "ds_encoder"),
 )
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _NO_TARGETS = "Neither a column on_target nor sign says which points are on target: these are of all points."
 _NO_GRID = "p permutes whole prompts and tasks, which takes a point of every task under every prompt."
-_FEW = "An interval takes three prompts and three tasks, and resamples that vary."
+_FEW = "An interval takes three prompts and three tasks, and points that vary whichever of them is left out."
+_NO_NOISE = "There is neither a neutral point nor dp_se, so the noise was not measured, and nothing stands above it."
+_NO_ENCODER = "No point has ds_encoder, so it is not known whether scores say more than the prompt's text."
+_STILL = "Less their prompts' off-target means, Δp or a Δs is the same at all points."
 
 
 def shift_stats(points: Path, out: Path, seed: int) -> str:
@@ -42,8 +46,9 @@ def read_points(path: Path) -> tuple[pa.Table, bool]:
     """A table with the columns of POINTS, and whether the file says which points are on target.
 
     Columns are experiment, prompt (or prompt_id), task (or task_id), dp and ds; and, if there, on_target (true or false),
-    sign (or intended: 1, -1, 0 of none), dp_se and ds_encoder, as in the step's points.parquet. Without on_target a point
-    with a sign is on target; without either, every point. Without dp_se, dp has no noise.
+    sign (or intended: 1, -1, 0 of none), neutral (true for a prompt that is meant to move nothing), dp_se and ds_encoder,
+    as in the step's points.parquet. Without on_target a point with a sign is on target; without either, every point that
+    is not neutral. Neutral points are the noise; without them dp_se is.
     """
     where: dict[tuple[str, str, str], str] = {}
     rows: list[dict[str, Any]] = []
@@ -67,15 +72,22 @@ def read_points(path: Path) -> tuple[pa.Table, bool]:
 
 def describe(points: pa.Table, *, targets: bool, seed: int) -> dict[str, Any]:
     """For each experiment, over all points and again in `on_target`: `n`; `pearson` of dp and ds with `low`, `high` and `p`;
-    `spearman`; `sign_agreement` where |dp| >= .02, of `n_signs` points. `prompts` has `n` and `pearson` of each prompt, and
-    `statistics` is all that the step says in shift.json. `not_estimable` says what is null, and why.
+    `spearman`; `sign_agreement` where |dp| >= .02, of `n_signs` points. `corrected` is the same, but for signs, of on-target
+    points less their prompt's off-target mean, and `advantage` what the probe's r has over the encoder's once that mean is
+    taken from all points. `prompts` has `n` and `pearson` of each prompt, and `statistics` is all that the step says in
+    shift.json, but that dp_se is the noise where there are no neutral points, which are in none of the others.
+    `not_estimable` says what is null, and why.
 
-    `on_target` is null without `targets`; the statistics are then of points that are all on target.
+    `on_target` and `corrected` are null without `targets`; the statistics are then of points that are all on target.
     """
     encoder = None if points.column("ds_encoder").null_count else "encoder"
-    found = shift_statistics(points, encoder=encoder, seed=seed)
+    found = shift_statistics(points, encoder=encoder, seed=seed, dp_se_is_noise=True)
     names = np.array(points.column("experiment").to_pylist(), dtype=np.str_)
-    return {name: _experiment(points.filter(pa.array(names == name)), about, targets) for name, about in found.items()}
+    still = np.array(points.column("neutral").to_pylist(), dtype=np.bool_)
+    return {
+        name: _experiment(points.filter(pa.array((names == name) & ~still)), about, targets)
+        for name, about in found.items()
+    }
 
 
 def _experiment(points: pa.Table, statistics: dict[str, Any], targets: bool) -> dict[str, Any]:
@@ -89,11 +101,19 @@ def _experiment(points: pa.Table, statistics: dict[str, Any], targets: bool) -> 
             not_estimable[f"prompts.{prompt}.pearson"] = _no_correlation(dp[of], ds[of])
     if targets:
         not_estimable |= _reasons(dp[on], ds[on], statistics["on_target"], "on_target.")
+        not_estimable |= _not_corrected(statistics)
     else:
-        not_estimable["on_target"] = _NO_TARGETS
+        not_estimable |= dict.fromkeys(("on_target", "corrected", "advantage"), _NO_TARGETS)
+    if statistics["noise_from"] is None:
+        not_estimable["noise"] = _NO_NOISE
+    corrected, advantage = (statistics[key] if targets else None for key in ("corrected", "advantage"))
     return {
         **_summary(dp, ds, statistics["pooled"]),
         "on_target": _summary(dp[on], ds[on], statistics["on_target"]) if targets else None,
+        "corrected": None if corrected is None else _correlation(corrected),
+        "advantage": None if advantage is None else {key: advantage[key] for key in ("value", "low", "high")},
+        "noise": statistics["effect"]["noise"],
+        "noise_from": statistics["noise_from"],
         "prompts": {
             prompt: {"n": int(of.sum()), "pearson": pearson(dp[of], ds[of])} for prompt, of in by_prompt.items()
         },
@@ -103,8 +123,12 @@ def _experiment(points: pa.Table, statistics: dict[str, Any], targets: bool) -> 
 
 
 def _summary(dp: np.ndarray, ds: np.ndarray, correlation: dict[str, Any]) -> dict[str, Any]:
-    r = correlation["pearson"] or dict.fromkeys(("value", "low", "high"))
     signs = sign_agreement(dp, ds)
+    return {**_correlation(correlation), "sign_agreement": signs["value"], "n_signs": signs["n"]}
+
+
+def _correlation(correlation: dict[str, Any]) -> dict[str, Any]:
+    r = correlation["pearson"] or dict.fromkeys(("value", "low", "high"))
     return {
         "n": correlation["n"],
         "pearson": r["value"],
@@ -112,9 +136,25 @@ def _summary(dp: np.ndarray, ds: np.ndarray, correlation: dict[str, Any]) -> dic
         "high": r["high"],
         "p": correlation["p"],
         "spearman": correlation["spearman"],
-        "sign_agreement": signs["value"],
-        "n_signs": signs["n"],
     }
+
+
+def _not_corrected(statistics: dict[str, Any]) -> dict[str, str]:
+    """Why `corrected`, `advantage` or a part of them is null."""
+    if statistics["corrected"] is None:
+        return dict.fromkeys(("corrected", "advantage"), statistics["why_not_corrected"])
+    known, advantage = _correlation(statistics["corrected"]), statistics["advantage"]
+    found = {}
+    if known["pearson"] is None:
+        found = {f"corrected.{key}": _STILL for key in ("pearson", "spearman", "p")}
+    else:
+        found |= {"corrected.p": _NO_GRID} if known["p"] is None else {}
+        found |= {"corrected.low": _FEW, "corrected.high": _FEW} if known["low"] is None else {}
+    if advantage is None:
+        found["advantage"] = _NO_ENCODER if statistics["encoder"] is None else _STILL
+    elif advantage["low"] is None:
+        found |= {"advantage.low": _FEW, "advantage.high": _FEW}
+    return found
 
 
 def _reasons(dp: np.ndarray, ds: np.ndarray, correlation: dict[str, Any], at: str) -> dict[str, str]:
@@ -141,15 +181,20 @@ def _point(record: Record, columns: frozenset[str]) -> dict[str, Any]:
     other = (("prompt", "prompt_id"), ("task", "task_id"), ("sign", "intended"))
     named = {name: _one_of(record, columns, name, by) for name, by in other}
     sign = _sign(record, named["sign"]) if named["sign"] in columns else 0
+    neutral = "neutral" in columns and _truth(record, "neutral")
+    on_target = _truth(record, "on_target") if "on_target" in columns else bool(sign) or named["sign"] not in columns
+    if neutral and (sign or ("on_target" in columns and on_target)):
+        raise record.refusal("neutral", "false, since the point is on target or has a sign")
     return {
         "experiment": _name(record, "experiment"),
         "prompt_id": _name(record, named["prompt"]),
         "task_id": record.task_id(named["task"]),
-        "on_target": _truth(record) if "on_target" in columns else bool(sign) or named["sign"] not in columns,
+        "on_target": on_target and not neutral,
         "intended": sign,
+        "neutral": neutral,
         "dp": record.number("dp"),
         "ds": record.number("ds"),
-        "dp_se": record.number("dp_se") if "dp_se" in columns else 0.0,
+        "dp_se": record.number("dp_se") if "dp_se" in columns else None,
         "ds_encoder": _encoder(record) if "ds_encoder" in columns else None,
         **dict.fromkeys(("p_baseline", "p_prompt"), 0.0),
     }
@@ -185,9 +230,8 @@ def _encoder(record: Record) -> float | None:
     return None if record.cell("ds_encoder") is None else record.number("ds_encoder")
 
 
-def _truth(record: Record) -> bool:
-    value = record.cell("on_target")
-    known = _TRUTH.get(str(value).strip().lower())
+def _truth(record: Record, column: str) -> bool:
+    known = _TRUTH.get(str(record.cell(column)).strip().lower())
     if known is None:
-        raise record.refusal("on_target", "true or false")
+        raise record.refusal(column, "true or false")
     return known

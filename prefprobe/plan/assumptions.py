@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prefprobe.choices.agreement import SAMPLES
-from prefprobe.numbers import count, rough, rough_dollars, rough_size, rough_tokens
+from prefprobe.numbers import count, listed, rough, rough_dollars, rough_size, rough_tokens
 from prefprobe.plan.model import ModelFacts
 from prefprobe.plan.needs import (
     ACTIVATION_RATE,
@@ -14,21 +14,40 @@ from prefprobe.plan.needs import (
     LOADED,
     MORE,
     RATED,
+    TOPIC_TOKENS,
     Line,
     Need,
     Study,
     answers,
 )
 from prefprobe.plan.prompts import CHARACTERS, TEMPLATE_TOKENS
+from prefprobe.plan.shifts import shows
+from prefprobe.plan.standins import CHARACTERS as CHARACTERS_OF_A_TASK
+
+GPU = 80e9
+"""Bytes that the largest common GPUs hold."""
 
 
 def remarks(study: Study, lines: list[Line]) -> list[str]:
     """Assumptions, what is unknown and how to make it known, and what the study would stop at."""
-    return [*_choices(study), *_tokens(study), *_money(study, lines), *_hours(study, lines), *_storage(study)]
+    said = [
+        *_choices(study),
+        *_topics(study, lines),
+        *_tokens(study),
+        *_money(study, lines),
+        *_hours(study, lines),
+        *_storage(study),
+    ]
+    return [*said, *(experiment.said for experiment in shows(study.experiments))]
 
 
 def _choices(study: Study) -> Iterator[str]:
     config = study.config
+    if study.absent:
+        yield (
+            f"Tasks of {listed(study.absent)} are not on this machine: as many of {CHARACTERS_OF_A_TASK} characters stand in for "
+            "them, and none is taken for a near duplicate; how many there are is seen by `prefprobe tasks`."
+        )
     if study.untold:
         yield f"{study.untold} tasks have no topic: the step topics stops there; add a `topic` column to the task file."
     if study.too_long:
@@ -49,6 +68,30 @@ def _choices(study: Study) -> Iterator[str]:
             f"Compared: {config.choices.own_pairs} pairs at most are asked of own weights too (choices.api.compare); each of "
             f"measure.train and measure.eval asks the endpoint for them, each order {each}, before anything else."
         )
+
+
+def _topics(study: Study, lines: list[Line]) -> Iterator[str]:
+    settings, taxonomy = study.config.topics, study.taxonomy
+    if taxonomy is None:
+        return
+    yield f"Topics: judged by the taxonomy {taxonomy.title}; whether they are enough for folds is known only then."
+    for which, judge in settings.judges.items():
+        need = next(line.need for line in lines if line.step == f"classify.{which}")
+        setting = f"topics.{'judge' if which == 'first' else which}"
+        if judge.by == "encoder":
+            yield f"{setting}: the nearest label by an encoder is a last resort: check it by hand, or by `second`."
+        if judge.api is None:
+            continue
+        yield f"Answers of {judge.api.model} on topics: {judge.api.max_tokens or TOPIC_TOKENS} tokens each; no retries."
+        if need.dollars is None:
+            yield f"Dollars of {judge.api.model}: ?; give {setting}.api.prices.prompt and {setting}.api.prices.completion."
+        budgets = (
+            (judge.api.budget_usd, need.dollars, rough_dollars),
+            (judge.api.budget_tokens, need.prompt_tokens + need.completion_tokens, rough_tokens),
+        )
+        for budget, most, shown in budgets:
+            if budget is not None and most is not None and most > budget:
+                yield f"classify.{which}: takes {shown(most)}, and stops at its budget of {shown(budget)}: raise it first."
 
 
 def _tokens(study: Study) -> Iterator[str]:
@@ -85,7 +128,7 @@ def _money(study: Study, lines: list[Line]) -> Iterator[str]:
         )
     if api.budget_usd is None and api.budget_tokens is None:
         yield "Budgets: none; choices.api.budget_usd and choices.api.budget_tokens limit what one node may spend."
-    asking = [line for line in lines if line.need.requests and line.node == "cpu"]
+    asking = [line for line in lines if line.need.pairs and line.node == "cpu"]
     if api.budget_usd is not None:
         yield f"Budget: {rough_dollars(api.budget_usd)} a node (choices.api.budget_usd)."
         for line in asking if api.prices is not None else ():
@@ -128,6 +171,11 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
         else:
             how = "name says" if model.by_name else "files say"
             yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {rough_size(model.weights)}."
+            if model.weights > GPU:
+                yield (
+                    f"{model.name} is loaded on one GPU whole, and its weights are more than the {rough_size(GPU)} of most: the "
+                    "steps of a GPU stop for want of memory, unless one holds them beside activations."
+                )
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         yield "This machine has no GPU: here the same steps run on the CPU and take far longer."
 
@@ -140,7 +188,8 @@ def _storage(study: Study) -> Iterator[str]:
         f"Storage: activations in float32, and about {count(CHOICE_BYTES[kind])} bytes a choice with its answer{longer}, as "
         "synthetic rows take; smaller files are left out."
     )
-    unknown = [m.name for m in _different(study) if m.d is None or m.n_layers is None]
+    judges = {id(m) for name, m in study.models.items() if name.startswith("topics.")}
+    unknown = [m.name for m in _different(study) if id(m) not in judges and (m.d is None or m.n_layers is None)]
     unknown += [name for name, d in study.widths.items() if name in study.config.encoders and d is None]
     if unknown:
         yield (

@@ -18,8 +18,9 @@ from prefprobe.probes.crosstopic import MIN_TOPIC_TASKS, fold_topics
 from prefprobe.settings import Config
 from prefprobe.shift.behaviour import comparison_tasks
 from prefprobe.shift.prompted import PromptedTask, check_disjoint
-from prefprobe.tasks.pool import Task
-from prefprobe.tasks.sampling import sample_sets, task_set
+from prefprobe.tasks.candidates import Candidates
+from prefprobe.tasks.drawing import Drawn, Fits, draw
+from prefprobe.tasks.sampling import task_set
 from prefprobe.tasks.topics import OTHER, merged
 
 
@@ -27,22 +28,46 @@ from prefprobe.tasks.topics import OTHER, merged
 class Frozen:
     """Task sets, and what was left out for them."""
 
-    tasks: pa.Table
-    """id, text, set, sorted by id."""
+    drawn: Drawn
+    """train, eval and pool."""
     too_long: list[str]
     """Ids of the tasks that were dropped, since they are beyond a model's context."""
 
+    @property
+    def tasks(self) -> pa.Table:
+        """id, text, set of the tasks that are measured, sorted by id."""
+        return self.drawn.tasks
+
 
 def freeze(
-    config: Config, pool: Sequence[Task], models: Mapping[str, ModelFacts], prompted: Sequence[PromptedTask]
+    config: Config, pool: Candidates, models: Mapping[str, ModelFacts], prompted: Sequence[PromptedTask]
 ) -> Frozen:
     """Draw the task sets out of the pool; `models` are by features, `prompted` the tasks of the experiments.
 
-    Raises BadConfig for a task beyond the context of the model or the base model, unless `tasks.too_long` drops it, for
-    too few tasks, for a task of an experiment that is in a set, and for a template that leaves answers within a thought.
+    Without quotas every task of the pool must fit into a context, with them every one that is drawn. Raises BadConfig for a
+    task beyond the context of the model or the base model, unless `tasks.too_long` drops it, for too few tasks, for a task of
+    an experiment that is in a set, and for a template that leaves answers within a thought; InputMissing for an origin of which
+    no task is left.
     """
+    dropped: list[str] = []
+    shifted = sorted({row.text for row in prompted})
+    fits = _fits(config, models["model"])
+    beyond = [] if config.tasks.quotas is not None else _beyond(config, pool.texts, models, prompted)
+    while True:
+        dropped, pool = dropped + beyond, pool.without(beyond)
+        drawn = draw(pool, config.tasks, config.seed, shifted, fits)
+        of = dict(zip(drawn.pool.column("id").to_pylist(), drawn.pool.column("text").to_pylist(), strict=True))
+        if config.tasks.quotas is None or not (beyond := _beyond(config, of, models, prompted)):
+            break
+    check_disjoint(prompted, task_set(drawn.tasks, "train") | task_set(drawn.tasks, "eval"))
+    return Frozen(drawn, dropped)
+
+
+def _beyond(
+    config: Config, texts: Mapping[str, str], models: Mapping[str, ModelFacts], prompted: Sequence[PromptedTask]
+) -> list[str]:
+    """Ids out of `texts` (id → text) whose prompts are beyond a context, if they may be dropped."""
     stimulus = Stimulus(config.choices.label_a, config.choices.label_b)
-    texts = {task.id: task.text for task in pool}
     dropped: list[str] = []
     for name in ("model", "base"):
         if name not in models:
@@ -61,20 +86,28 @@ def freeze(
             )
         dropped += beyond
         texts = {id_: text for id_, text in texts.items() if id_ not in set(beyond)}
-    tasks = sample_sets(texts, config.tasks.n_train, config.tasks.n_eval, config.seed)
-    check_disjoint(prompted, task_set(tasks, "train") | task_set(tasks, "eval"))
-    return Frozen(tasks, dropped)
+    return dropped
+
+
+def _fits(config: Config, model: ModelFacts) -> Fits | None:
+    """Which texts are no longer than `tasks.max_tokens` in a prompt of the model; None where its tokenizer is not here."""
+    most = config.tasks.max_tokens
+    if most is None or model.lengths.counts([]) is None:
+        return None
+    return lambda texts: [count <= most for count in model.lengths.counts([(text, None) for text in texts]) or []]
 
 
 def freeze_topics(
-    config: Config, pool: Sequence[Task], train: Mapping[str, str], eval_: Mapping[str, str]
+    config: Config, topic_of: Mapping[str, str | None], train: Mapping[str, str], eval_: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, int]]:
     """{task id: topic} of both sets (id → text), small topics merged, and {merged topic: its train tasks}.
+
+    `topic_of` has the topic of every task of the sets, None of one without.
 
     Raises BadConfig for a task without a topic, and for topics, or a number of train tasks, that are too few for
     cross-topic folds or for the comparison tasks of the shifts.
     """
-    of = {task.id: task.topic for task in pool if task.id in train or task.id in eval_}
+    of = {id_: topic for id_, topic in topic_of.items() if id_ in train or id_ in eval_}
     given = {id_: topic for id_, topic in of.items() if topic is not None}
     without = sorted(of.keys() - given.keys())
     if without:

@@ -20,7 +20,7 @@ from prefprobe.features.encoder_files import Encoder, read_encoder
 from prefprobe.plan.gguf import read_header
 from prefprobe.plan.prompts import PromptLengths
 from prefprobe.settings import ModelSettings
-from prefprobe.sources import SMALL_FILES, cache_root, fetch, local_path
+from prefprobe.sources import SMALL_FILES, cache_root, cached, fetch, local_path
 
 _HASHED = 1 << 30
 """Bytes of a GGUF file up to which its converted copy is looked for in the cache: that takes reading the file once."""
@@ -53,7 +53,7 @@ def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts
     Raises BadConfig for a source that is neither here nor a hub id, for files that cannot be read, and for a chat template
     that a run would refuse.
     """
-    path = path or local_path(settings.source) or _downloaded(settings.source, settings.revision)
+    path = path or local_path(settings.source) or cached(settings.source, settings.revision)
     found = {} if path is None else _of_gguf(path) if path.is_file() else _of_folder(path)
     counted = found.get("parameters")
     parameters = _parameters_by_name(settings.source) if counted is None else counted
@@ -81,7 +81,7 @@ def encoder_facts(source: str) -> Encoder | None:
     """An encoder as its files on this machine describe it; None if they are not here. Raises BadConfig as `describe` does."""
     path = local_path(source)
     if path is None:
-        path = _downloaded(source, None)
+        path = cached(source, None)
         if path is None or not (path / "modules.json").is_file():
             return None
     return read_encoder(source, path)
@@ -147,17 +147,6 @@ def _of_gguf(path: Path) -> dict[str, Any]:
         "templates": header.metadata.get("tokenizer.chat_template"),
         "special": {f"{name}_token": header.token(name) for name in ("bos", "eos")},
     }
-
-
-def _downloaded(source: str, revision: str | None) -> Path | None:
-    """The folder of a hub id, with what was downloaded before; None if nothing was. The hub is not asked."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
 
 
 def _tokenizer(path: Path) -> Tokenizer | None:

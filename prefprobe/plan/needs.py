@@ -16,14 +16,17 @@ from prefprobe.features.encoder_files import Encoder
 from prefprobe.plan.frozen import freeze, freeze_topics
 from prefprobe.plan.model import ModelFacts, encoder_facts, model_facts
 from prefprobe.plan.prompts import Prompt
+from prefprobe.plan.standins import planned_tasks
 from prefprobe.settings import ActiveLearningSettings, Config
-from prefprobe.shift.prompted import PromptedTask, prompted_tasks
+from prefprobe.shift.experiments import Experiment
+from prefprobe.shift.prompted import PromptedTask, experiments_of, prompted_tasks
 from prefprobe.sources import local_path
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import TEMPLATES, Node, graph
 from prefprobe.study.pins import torch_pins
-from prefprobe.tasks.pool import local_sources, read_tasks
 from prefprobe.tasks.sampling import SETS, task_set
+from prefprobe.topics.taxonomy import Taxonomy, load_taxonomy
+from prefprobe.topics.wording import message, scored_message
 
 CHOICE_RATE, ACTIVATION_RATE = 17_760, 11_786
 """Prompt tokens a second on one H200 at the shape of RATED parameters, as benchmarks/packing_gpu.py printed them."""
@@ -38,6 +41,12 @@ CHOICE_BYTES = {"local": 150, "sampled": 150, "exact": 1150}
 `exact` keeps the log-probabilities that an API lists, `sampled` an answer of 16 tokens; a longer one is MORE a token.
 """
 MORE = 4
+TOPIC_TOKENS = 40
+"""Of an answer with a topic: a JSON object with two labels; the room for it is larger."""
+TOPIC_BYTES = 300
+"""Bytes in the store a topic, with its answer as part and as output."""
+LABEL_TOKENS = 3
+"""Of a label's name."""
 _FLOAT32 = 4
 
 
@@ -86,10 +95,18 @@ class Study:
     stimulus: Stimulus
     sets: dict[str, dict[str, str]]
     """train and eval, id → text."""
+    pool: dict[str, str]
+    """Further tasks that activations are made of, id → text."""
+    absent: list[str]
+    """Sources that are not on this machine; others stand in for their tasks."""
+    taxonomy: Taxonomy | None
+    """What judges choose topics from; None where topics are given."""
     untold: int
-    """Tasks without a topic."""
+    """Tasks without a topic, where these are given."""
     too_long: int
     """Tasks that are dropped, as they are beyond a model's context."""
+    experiments: list[tuple[Experiment, Experiment]]
+    """The part that is run, and the whole."""
     prompted: list[PromptedTask]
     models: dict[str, ModelFacts]
     """By features: model, untrained, and base if there is one."""
@@ -114,25 +131,35 @@ def read_study(config: Config, objects: ObjectStore) -> Study:
     found = {name: encoder_facts(source) for name, source in config.encoders.items()}
     encoders = {name: encoder for name, encoder in found.items() if encoder is not None}
     widths = dict.fromkeys(found) | {name: e.width for name, e in encoders.items()} | {"random": models["model"].d}
-    pool = read_tasks(local_sources(config.tasks, objects))
+    config, pool, absent = planned_tasks(config, objects)
     prompted = prompted_tasks(config.shift, objects)
     frozen = freeze(config, pool, models, prompted)
     sets = {name: task_set(frozen.tasks, name) for name in SETS}
     texts = sets["train"] | sets["eval"]
-    untold = sum(task.topic is None for task in pool if task.id in texts)
-    if not untold:
-        freeze_topics(config, pool, sets["train"], sets["eval"])
+    of = frozen.drawn.pool.to_pylist()
+    topic_of = {row["id"]: row["topic"] for row in of if row["id"] in texts}
+    taxonomy = load_taxonomy(config.topics.taxonomy, objects) if config.topics.judges else None
+    untold = 0 if taxonomy else sum(topic is None for topic in topic_of.values())
+    if not untold and taxonomy is None:  # what a judge will say is not known
+        freeze_topics(config, topic_of, sets["train"], sets["eval"])
+    chosen = {name: m.lengths.mean([(text, None) for text in texts.values()]) for name, m in models.items()}
+    judges = {f"topics.{which}": judge.model for which, judge in config.topics.judges.items() if judge.model}
+    models |= {name: model_facts(settings) for name, settings in judges.items()}
     return Study(
         config,
         stimulus,
         sets,
+        {row["id"]: row["text"] for row in of if row["set"] == "pool"},
+        absent,
+        taxonomy,
         untold,
         len(frozen.too_long),
+        experiments_of(config.shift, objects),
         prompted,
         models,
         encoders,
         widths,
-        {name: m.lengths.mean([(text, None) for text in texts.values()]) for name, m in models.items()},
+        chosen,
     )
 
 
@@ -166,8 +193,11 @@ def answers(config: Config, samples: int) -> int:
 
 
 def _need(study: Study, node: Node) -> Need:
+    if node.step.name == "classify":
+        return _classify(study, node)
     if node.step.name in ("tasks", "topics"):
-        return Need(tasks=sum(map(len, study.sets.values())))
+        further = len(study.pool) if node.step.name == "tasks" else 0
+        return Need(tasks=sum(map(len, study.sets.values())) + further)
     if node.step.name == "own-choices":
         prompts = _compared(study)
         need = Need(tasks=len(study.sets["train"]), pairs_least=len(prompts), pairs=len(prompts))
@@ -178,16 +208,21 @@ def _need(study: Study, node: Node) -> Need:
         return _shift_measure(study, node)
     if node.step.name == "extract":
         config, name = study.config.activations, node.args["features"]
-        rows = len(_every(sorted(study.sets["train"] | study.sets["eval"]), node, config.shards))
+        rows = len(_every(sorted(_drawn(study, node)), node, config.shards))
         return _extract(study.models[name], rows, study.task_tokens[name], config.fractions)
     if node.step.name == "shift-score":
         mine, model = _rows(study, node), study.models["model"]
         return _extract(model, len(mine), model.lengths.mean([(r.text, r.prompt) for r in mine]), [0.0])  # one layer
     if node.step.name == "embed":
-        rows = len(study.prompted) if node.args.get("prompted") else sum(map(len, study.sets.values()))
+        rows = len(study.prompted) if node.args.get("prompted") else len(_drawn(study, node))
         d = study.widths[node.args["features"]]
         return Need(tasks=rows, bytes=None if d is None else rows * d * _FLOAT32)
     return Need()
+
+
+def _drawn(study: Study, node: Node) -> dict[str, str]:
+    """The tasks that a node makes features of, id → text."""
+    return study.pool if node.args.get("pool") else study.sets["train"] | study.sets["eval"]
 
 
 def _measure(study: Study, node: Node) -> Need:
@@ -203,6 +238,31 @@ def _measure(study: Study, node: Node) -> Need:
     if compared := _compared(study):
         need += _asked(study, Need(requests=2 * len(compared) * answers(study.config, SAMPLES)), compared)
     return need
+
+
+def _classify(study: Study, node: Node) -> Need:
+    """One question a task; a second, plainer one is for the few whose first answer says nothing."""
+    which = node.args["judge"]
+    judge = study.config.topics.judges[which]
+    texts = [text for of in (*study.sets.values(), study.pool) for text in of.values()]
+    if which == "second":
+        texts = texts[: study.config.topics.sample]
+    need, taxonomy = Need(tasks=len(texts)), study.taxonomy
+    assert taxonomy is not None
+    if judge.by == "encoder":
+        return need
+    model = study.models.get(f"topics.{which}", study.models["model"])
+    if judge.api is None:
+        # a prompt is computed once for all labels
+        each = model.lengths.mean([(scored_message(taxonomy, text), None) for text in texts])
+        tokens = round(len(texts) * (each + LABEL_TOKENS * len(taxonomy.labels)))
+        return replace(need, prompt_tokens=tokens, gpu_hours=_hours(model, tokens, CHOICE_RATE))
+    tokens = round(len(texts) * model.lengths.mean([(message(taxonomy, text), None) for text in texts]))
+    completion = len(texts) * (judge.api.max_tokens or TOPIC_TOKENS)
+    prices = judge.api.prices
+    dollars = None if prices is None else (tokens * prices.prompt + completion * prices.completion) / 1e6
+    asked = replace(need, requests=len(texts), prompt_tokens=tokens, completion_tokens=completion, dollars=dollars)
+    return replace(asked, bytes=len(texts) * TOPIC_BYTES)
 
 
 def _compared(study: Study) -> list[Prompt]:

@@ -38,7 +38,7 @@ def pod_requests(config: Config) -> dict[str, Request]:
     chat = [settings for settings in (config.model, config.base) if settings is not None]
     encoders = [ModelSettings(source=source) for source in config.encoders.values()]
     return {
-        "model": _request("model", _TORCH, [_weights(settings) for settings in chat]),
+        "model": _request("model", _TORCH, [_weights(settings) for settings in (*chat, *config.topics.models)]),
         "encoder": _request("encoder", _TORCH, [_weights(settings) for settings in encoders]),
         "features": _request("features", _NUMPY, [_features(config, settings) for settings in chat]),
     }
@@ -63,4 +63,7 @@ def _features(config: Config, settings: ModelSettings) -> float | None:
     if facts.d is None or facts.n_layers is None:
         return None
     layers = len({int(fraction * facts.n_layers) for fraction in config.activations.fractions})
-    return (config.tasks.n_train + config.tasks.n_eval) * layers * facts.d * BYTES["float32"] * _COPIES
+    n, d = config.tasks.n_train, facts.d
+    held = (n + config.tasks.n_eval) * layers * d * BYTES["float32"] * _COPIES
+    # folds: in float64 the features of a layer twice, their second moment and a factor of it, and what leaves rows out
+    return held + 8 * (2 * n * d + 2 * min(n, d) ** 2 + n * n)

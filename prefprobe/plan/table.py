@@ -9,6 +9,7 @@ from rich.table import Table
 
 from prefprobe.numbers import MISSING, count, rough, rough_dollars, rough_hours, rough_size
 from prefprobe.plan.needs import Line, Need
+from prefprobe.plan.shifts import Shows
 from prefprobe.store.formats import json_bytes
 
 WIDTH = 100
@@ -53,12 +54,13 @@ def show_plan(name: str, lines: list[Line], remarks: list[str]) -> None:
         console.print(remark, markup=False)
 
 
-def plan_json(name: str, lines: list[Line], remarks: list[str]) -> str:
-    """The same numbers: null is unknown, storage is in `bytes`."""
+def plan_json(name: str, lines: list[Line], remarks: list[str], shows: list[Shows]) -> str:
+    """The same numbers: null is unknown, storage is in `bytes`; and what every experiment can show."""
     steps = [{"step": line.step, "node": line.node, "nodes": len(line.needs), **asdict(line.need)} for line in lines]
     all_: dict[str, Any] = {"nodes": sum(len(line.needs) for line in lines), **asdict(total(lines))}
     del all_["tasks"]
-    return json_bytes({"preset": name, "steps": steps, "total": all_, "remarks": remarks}).decode()
+    found = {"preset": name, "steps": steps, "total": all_, "shifts": list(map(asdict, shows)), "remarks": remarks}
+    return json_bytes(found).decode()
 
 
 def total(lines: list[Line]) -> Need:

@@ -26,6 +26,10 @@ class TaskSet:
     rows: Ints
     """(n,) where each task stands in the feature matrices."""
 
+    def at(self, positions: Ints) -> "TaskSet":
+        """The tasks at these positions, in this order."""
+        return TaskSet(self.ids[positions], self.mu[positions], self.topics[positions], self.rows[positions])
+
 
 def align(
     layers: Mapping[int, np.ndarray],
@@ -36,23 +40,38 @@ def align(
 ) -> tuple[TaskSet, TaskSet]:
     """The train and the eval set, for feature matrices `layers[L]` (n, d) whose rows belong to `task_ids` (n,).
 
-    Raises BadConfig if train and eval share a task, a utility is not finite, there are no layers, an id stands twice
-    or a matrix has another number of rows than there are ids; InputMissing if a task has no features or no topic.
+    Raises as `require_rows` and `task_sets` do.
+    """
+    require_rows(layers, task_ids)
+    return task_sets(task_ids, train, eval_, topics)
+
+
+def require_rows(layers: Mapping[int, np.ndarray], task_ids: np.ndarray) -> None:
+    """Raise BadConfig if there are no layers, or one has another number of rows than there are ids."""
+    if not layers:
+        raise BadConfig("probe: there is not one layer of features; name layers to extract.")
+    for layer, X in layers.items():
+        if len(X) != len(task_ids):
+            raise BadConfig(f"probe: layer {layer} has {len(X)} rows for {len(task_ids)} task ids; extract it again.")
+
+
+def task_sets(
+    task_ids: np.ndarray, train: Mapping[str, float], eval_: Mapping[str, float], topics: Mapping[str, str]
+) -> tuple[TaskSet, TaskSet]:
+    """The train and the eval set, whose features are rows that belong to `task_ids` (n,).
+
+    Raises BadConfig if train and eval share a task, a utility is not finite, or an id stands twice; InputMissing if a task
+    has no features or no topic.
     """
     shared = sorted(train.keys() & eval_.keys())
     if shared:
         raise BadConfig(
             f"probe: task {shared[0]} is in train and in eval ({len(shared)} such tasks); sample disjoint task sets."
         )
-    if not layers:
-        raise BadConfig("probe: there is not one layer of features; name layers to extract.")
     position = {str(task_id): row for row, task_id in enumerate(task_ids)}
     if len(position) < len(task_ids):
         values, counts = np.unique(task_ids, return_counts=True)
         raise BadConfig(f"probe: task {values[counts > 1][0]} has two rows of features; extract the features again.")
-    for layer, X in layers.items():
-        if len(X) != len(task_ids):
-            raise BadConfig(f"probe: layer {layer} has {len(X)} rows for {len(task_ids)} task ids; extract it again.")
     return _task_set("train", train, topics, position), _task_set("eval", eval_, topics, position)
 
 

@@ -1,9 +1,8 @@
 """Held-one-out: does a probe trained on some topics read preferences within topics that it never saw?"""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prefprobe.errors import BadConfig
-from prefprobe.probes.aligned import Floats, TaskSet, align
-from prefprobe.probes.metrics import best, fold_mean_interval, pearson, pearson_interval
-from prefprobe.probes.ridge import ALPHAS, Decomposition, fit, group_out_predictions, predict, require_finite
+from prefprobe.probes.aligned import Floats, TaskSet, require_rows, task_sets
+from prefprobe.probes.foldintervals import mean_of_folds, pooled_over_folds
+from prefprobe.probes.folds import Folds, LayerFolds, layer_folds
+from prefprobe.probes.metrics import pearson
+from prefprobe.probes.ridge import ALPHAS
+from prefprobe.probes.turns import best_of, permutation_p
 
 MIN_TOPIC_TASKS = 3
 """Fewest train tasks in a topic: a correlation within it takes as many."""
@@ -24,29 +26,112 @@ class CrossTopicResult:
     """What `cross_topic` finds."""
 
     summary: dict[str, Any]
-    """`holdout`, `n_folds`, `folds`, `mean`, `sd`, `weighted_mean`, `pooled`, `layers`: ready for JSON."""
+    """`holdout`, `n_folds`, `folds`, `mean`, `sd`, `weighted_mean`, `pooled`, `p`, `layers`: ready for JSON."""
     predictions: pa.Table
     """task_id, topic, set, fold, observed, predicted: every task of a fold's held-out topics, in both runs."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Fold:
-    """A set of topics held out together, as masks over the train tasks and the eval tasks."""
+class CrossTopic:
+    """What folds are made of, whatever the features: layers may be computed anywhere, `join` puts them together."""
 
-    topics: tuple[str, ...]
-    train: npt.NDArray[np.bool_]
-    eval: npt.NDArray[np.bool_]
+    train: TaskSet
+    eval: TaskSet
+    folds: Folds
+    alphas: Floats
+    compat: bool
+    permutations: int
+    seed: int
 
+    @classmethod
+    def of(
+        cls,
+        task_ids: np.ndarray,
+        train: Mapping[str, float],
+        eval_: Mapping[str, float],
+        topics: Mapping[str, str],
+        *,
+        holdout: int = 1,
+        alphas: Floats = ALPHAS,
+        compat: bool = False,
+        permutations: int = 199,
+        seed: int = 0,
+    ) -> "CrossTopic":
+        """Arguments and errors as for `cross_topic`."""
+        tasks, tests = task_sets(task_ids, train, eval_, topics)
+        folds = Folds.of(tasks, tests, fold_topics(tasks.topics, holdout), holdout)
+        return cls(tasks, tests, folds, alphas, compat, permutations, seed)
 
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """One fold's probe at one layer, alpha chosen: its predictions of the held-out tasks, and what speaks for it."""
+    def layer(self, X: npt.NDArray[Any]) -> LayerFolds:
+        """What folds give on one layer's features (n, d), whose rows belong to the task ids."""
+        whole_eval = self.eval if self.compat else None
+        return layer_folds(X, self.folds, whole_eval, self.alphas, self.permutations, self.seed)
 
-    r_nested: float | None
-    alpha: float
-    r: float | None
-    train: Floats
-    eval: Floats
+    def join(self, layers: Mapping[int, LayerFolds]) -> CrossTopicResult:
+        """Choose penalties and layers inside the folds, and sum up what the folds find."""
+        order, folds = np.array(sorted(layers)), self.folds
+        of_layers = [layers[layer] for layer in order]
+        nested, r = (np.stack(values) for values in zip(*((of.nested, of.r) for of in of_layers), strict=True))
+        alpha = best_of(nested.swapaxes(0, 1))  # (layer, target, fold); the target 0 has the true labels
+        if self.compat:  # one for all layers and folds, chosen anew for every permutation
+            alpha = np.broadcast_to(best_of(of_layers[0].whole)[:, None], alpha.shape)
+        nested, r = (np.take_along_axis(values, alpha[:, None], axis=1)[:, 0] for values in (nested, r))
+        layer = best_of(nested)
+        chosen = np.take_along_axis(r, layer[None], axis=0)[0]
+        means = [_mean_sd(of_target)["mean"] for of_target in chosen]
+        layer, alpha, r, of_fold = layer[0], alpha[:, 0], r[:, 0], np.arange(len(folds.held_out))
+        a = alpha[layer, of_fold]
+        r_without, eval_without = (
+            np.stack([getattr(of, name) for of in of_layers])[layer, a, of_fold]
+            for name in ("r_without", "eval_without")
+        )
+        tables, pooled, moments, about = [], [], [], []
+        start = {"train": 0, "eval": 0}
+        for fold, topics in enumerate(folds.held_out):
+            found: dict[str, tuple[Floats, Floats]] = {}
+            for name, tasks, rows, of in (
+                ("train", folds.tasks, folds.train, of_layers[layer[fold]].predicted),
+                ("eval", folds.tests, folds.eval, of_layers[layer[fold]].predicted_eval),
+            ):
+                at = np.concatenate([np.arange(rows[topic].start, rows[topic].stop) for topic in topics])
+                predicted = of[a[fold], start[name] : start[name] + len(at)]
+                start[name] += len(at)
+                tested = tasks.at(at)
+                found[name] = tested.mu, predicted
+                by_id = np.argsort(tested.ids)
+                tables.append(_table(tested.at(by_id), name, fold, predicted[by_id]))
+            pooled.append(found["eval"])
+            moments.append(folds.eval_moments(topics, found["eval"][1]))
+            about.append(
+                {
+                    "held_out": [folds.topics[topic] for topic in topics],
+                    "n": len(found["train"][0]),
+                    "layer": int(order[layer[fold]]),
+                    "alpha": float(self.alphas[a[fold]]),
+                    "r": _number(chosen[0, fold]),
+                    "r_eval": pearson(*found["eval"]),
+                    "n_eval": len(found["eval"][0]),
+                    "r_without": {
+                        name: _number(value)
+                        for topic, (name, value) in enumerate(zip(folds.topics, r_without[fold], strict=True))
+                        if topic not in topics
+                    },
+                }
+            )
+        summary = {
+            "holdout": len(folds.held_out[0]),
+            "n_folds": len(folds.held_out),
+            "folds": about,
+            "mean": mean_of_folds(about),
+            "sd": _mean_sd(chosen[0])["sd"],
+            "weighted_mean": mean_of_folds(about, weighted=True),
+            "pooled": pooled_over_folds(
+                folds, pearson(*map(np.concatenate, zip(*pooled, strict=True))), np.stack(moments), eval_without
+            ),
+            "p": permutation_p(means[0], np.array(means[1:], dtype=np.float64)),
+            "layers": {str(name): _mean_sd(of_layer) for name, of_layer in zip(order, r, strict=True)},
+        }
+        return CrossTopicResult(summary, pa.concat_tables(tables))
 
 
 def cross_topic(
@@ -59,71 +144,33 @@ def cross_topic(
     holdout: int = 1,
     alphas: Floats = ALPHAS,
     compat: bool = False,
+    permutations: int = 199,
     seed: int = 0,
 ) -> CrossTopicResult:
     """Probes on raw utilities for every set of `holdout` topics of train held out together, C(n, holdout) folds.
 
-    Means, scales and weights of a fold come from the train tasks of its training topics. Its alpha and layer are those
-    with the highest Pearson r between these tasks' utilities and their leave-one-topic-out predictions, pooled over the
-    training topics (nested selection). With `compat`, as in the published procedure, one alpha serves all folds: that
-    with the highest r on the whole eval set, for a probe of all train tasks at the first layer; layers stay nested.
+    Weights and intercept of a fold come from the train tasks of its training topics. Its alpha and layer are those with the
+    highest Pearson r between these tasks' utilities and their leave-one-topic-out predictions, pooled over the training
+    topics (nested selection). Features are centred and scaled as those of all train tasks are, which uses no utility. With
+    `compat`, as in the published procedure, one alpha serves all folds: that with the highest r on the whole eval set, for a
+    probe of all train tasks at the first layer; layers stay nested.
 
-    A fold's r is that of the held-out topics' train tasks, r_eval that of their eval tasks. Reported are the unweighted
-    mean of r over folds with its sample standard deviation, the mean weighted by the number of test tasks, and r of
-    the eval predictions pooled over folds. `layers` gives mean and standard deviation of r with each layer alone.
+    A fold's r is that of the held-out topics' train tasks, r_eval that of their eval tasks, `r_without` what r would be had
+    one more topic never been measured. Reported are the unweighted mean of r over folds with its sample standard deviation,
+    the mean weighted by the number of test tasks, and r of the eval predictions pooled over folds, with the intervals of
+    `foldintervals`. `p` is the share (k + 1) / (N + 1) of permutations of train utilities within topics, N = `permutations`,
+    whose mean is as high, each with alpha and layer chosen anew. `layers` gives mean and standard deviation of r with each
+    layer alone.
 
     Arguments are as for `heldout_probe`. Raises BadConfig (a topic with fewer than 3 train tasks, fewer than
     holdout + 2 topics, and what `align` refuses) or InputMissing (a task without features or topic).
     """
-    tasks, tests = align(layers, task_ids, train, eval_, topics)
-    names = fold_topics(tasks.topics, holdout)
-    folds = [
-        _Fold(held_out, np.isin(tasks.topics, held_out), np.isin(tests.topics, held_out))
-        for held_out in combinations(names, holdout)
-    ]
-    order = sorted(layers)
-    if compat:
-        alphas = _one_alpha(layers[order[0]], tasks, tests, alphas)
-    by_layer = [_probes(layers[layer], tasks, tests, folds, alphas) for layer in order]
-
-    chosen = [best([probe.r_nested for probe in probes]) for probes in zip(*by_layer, strict=True)]
-    probes = [by_layer[layer][f] for f, layer in enumerate(chosen)]
-    r = [probe.r for probe in probes]
-    n = np.array([fold.train.sum() for fold in folds], dtype=np.float64)
-    held_out = np.array([[names.index(topic) for topic in fold.topics] for fold in folds])
-    observed = np.concatenate([tests.mu[fold.eval] for fold in folds])
-    predicted = np.concatenate([probe.eval for probe in probes])
-    ids = np.concatenate([tests.ids[fold.eval] for fold in folds])
-    summary = {
-        "holdout": holdout,
-        "n_folds": len(folds),
-        "folds": [
-            {
-                "held_out": list(fold.topics),
-                "n": int(fold.train.sum()),
-                "layer": order[layer],
-                "alpha": probe.alpha,
-                "r": probe.r,
-                "r_eval": pearson(tests.mu[fold.eval], probe.eval),
-                "n_eval": int(fold.eval.sum()),
-            }
-            for fold, layer, probe in zip(folds, chosen, probes, strict=True)
-        ],
-        "mean": fold_mean_interval(r, held_out, seed=seed),
-        "sd": _mean_sd(r)["sd"],
-        "weighted_mean": fold_mean_interval(r, held_out, seed=seed, weights=n),
-        "pooled": pearson_interval(observed, predicted, seed=seed, tasks=ids),
-        "layers": {str(layer): _mean_sd([p.r for p in probes]) for layer, probes in zip(order, by_layer, strict=True)},
-    }
-    tables = [
-        _table(of, mask, name, f, values)
-        for f, (fold, probe) in enumerate(zip(folds, probes, strict=True))
-        for of, mask, name, values in (
-            (tasks, fold.train, "train", probe.train),
-            (tests, fold.eval, "eval", probe.eval),
-        )
-    ]
-    return CrossTopicResult(summary, pa.concat_tables(tables))
+    require_rows(layers, task_ids)
+    study = CrossTopic.of(
+        task_ids, train, eval_, topics,
+        holdout=holdout, alphas=alphas, compat=compat, permutations=permutations, seed=seed,
+    )  # fmt: skip
+    return study.join({layer: study.layer(X) for layer, X in layers.items()})
 
 
 def fold_topics(of_train: Iterable[str], holdout: int) -> list[str]:
@@ -146,49 +193,26 @@ def fold_topics(of_train: Iterable[str], holdout: int) -> list[str]:
     return [name for name, _ in counts]
 
 
-def _one_alpha(X: np.ndarray, tasks: TaskSet, tests: TaskSet, alphas: Floats) -> Floats:
-    """(1,) the alpha with which a probe of all train tasks has the highest r on the whole eval set."""
-    require_finite(X[tests.rows], "the features", tests.ids)
-    W, b = fit(Decomposition.of(X[tasks.rows], tasks.ids), tasks.mu, alphas)
-    a = best([pearson(tests.mu, predicted) for predicted in predict(X[tests.rows], W, b)[:, :, 0]])
-    return alphas[a : a + 1]
-
-
-def _probes(X: np.ndarray, tasks: TaskSet, tests: TaskSet, folds: Sequence[_Fold], alphas: Floats) -> list[_Fitted]:
-    """One layer's probe of each fold."""
-    X_train, X_eval = X[tasks.rows], X[tests.rows]
-    require_finite(X_eval, "the features", tests.ids)
-    out = []
-    for fold in folds:
-        inside = ~fold.train
-        y = tasks.mu[inside]
-        decomposition = Decomposition.of(X_train[inside], tasks.ids[inside])
-        nested = group_out_predictions(decomposition, y, tasks.topics[inside], alphas)
-        sweep = [pearson(y, predicted) for predicted in nested]
-        a = best(sweep)
-        W, b = fit(decomposition, y, alphas[a : a + 1])
-        train = predict(X_train[fold.train], W, b)[0, :, 0]
-        evaluation = predict(X_eval[fold.eval], W, b)[0, :, 0]
-        out.append(_Fitted(sweep[a], float(alphas[a]), pearson(tasks.mu[fold.train], train), train, evaluation))
-    return out
-
-
-def _mean_sd(values: Sequence[float | None]) -> dict[str, float | None]:
+def _mean_sd(values: Floats) -> dict[str, float | None]:
     """Mean and sample standard deviation of the values that could be estimated."""
-    known = [v for v in values if v is not None]
-    mean = float(np.mean(known)) if known else None
+    known = values[~np.isnan(values)]
+    mean = float(np.mean(known)) if len(known) else None
     return {"mean": mean, "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None}
 
 
-def _table(tasks: TaskSet, mask: npt.NDArray[np.bool_], name: str, fold: int, predicted: Floats) -> pa.Table:
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _table(tasks: TaskSet, name: str, fold: int, predicted: Floats) -> pa.Table:
     n = len(predicted)
     return pa.table(
         {
-            "task_id": pa.array(tasks.ids[mask].tolist(), pa.string()),
-            "topic": pa.array(tasks.topics[mask].tolist(), pa.string()),
+            "task_id": pa.array(tasks.ids.tolist(), pa.string()),
+            "topic": pa.array(tasks.topics.tolist(), pa.string()),
             "set": pa.array([name] * n, pa.string()),
             "fold": pa.array([fold] * n, pa.int32()),
-            "observed": tasks.mu[mask],
+            "observed": tasks.mu,
             "predicted": predicted,
         }
     )

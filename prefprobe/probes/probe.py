@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prefprobe.errors import BadConfig
-from prefprobe.probes.metrics import Interval, best, determination, pearson, pearson_interval
-from prefprobe.probes.ridge import ALPHAS, Decomposition, Floats, fit, group_out_predictions, require_finite
+from prefprobe.probes.intervals import Interval
+from prefprobe.probes.leaveout import group_out_predictions
+from prefprobe.probes.metrics import best, determination, pearson, r_interval
+from prefprobe.probes.ridge import ALPHAS, Decomposition, Floats, fit, require_finite
 from prefprobe.store.formats import json_bytes, npz_bytes, read_json, read_npz
 
 WEIGHTS, CARD = "probes.npz", "card.json"
@@ -147,7 +149,7 @@ class Probe:
         require_finite(X, "the features")
         return np.asarray(X.astype(np.float64) @ self.w + self.b)
 
-    def test(self, X: npt.NDArray[Any], y: npt.ArrayLike, *, seed: int = 0) -> Agreement:
+    def test(self, X: npt.NDArray[Any], y: npt.ArrayLike) -> Agreement:
         """Agreement of the scores of X (n, d) with y (n,), which the training must not have seen."""
         observed = np.asarray(y, dtype=np.float64)
         if observed.shape != (len(X),):
@@ -156,4 +158,4 @@ class Probe:
             )
         require_finite(observed, "the target")
         scores = self.score(X)
-        return Agreement(pearson_interval(observed, scores, seed=seed), determination(observed, scores), len(scores))
+        return Agreement(r_interval(observed, scores), determination(observed, scores), len(scores))

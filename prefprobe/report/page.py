@@ -19,6 +19,7 @@ from prefprobe.report.figures.gallery import drawings
 from prefprobe.report.prose.captions import about_folds, about_topics
 from prefprobe.report.prose.limits import limits
 from prefprobe.report.prose.method import method
+from prefprobe.report.topic_tables import judged
 
 EXAMPLES = 5
 _LONGEST = 240
@@ -28,8 +29,22 @@ _GROUPS = {
     "heldout": "Held-out tasks",
     "cross": "Held-out topics",
     "shift": "System prompts",
-    "reliability": "Measurement",
 }
+_BADGES = {
+    rules.CONSISTENT: "yes",
+    rules.STRONGER: "yes",
+    rules.PRESENT: "yes",
+    rules.WEAKER: "part",
+    rules.ABSENT: "no",
+    rules.TEXT: "open",
+    rules.INCONCLUSIVE: "open",
+    rules.NOT_ESTIMABLE: "none",
+    rules.GOOD: "yes",
+    rules.FAIR: "open",
+    rules.POOR: "no",
+    rules.UNKNOWN: "none",
+}
+"""How each label is drawn."""
 
 Part = tuple[str, float, str]
 """Words before a number, the number, how it is rows_of."""
@@ -57,8 +72,9 @@ def render(results: Results, verdict: dict[str, Any]) -> str:
         r=results,
         verdict=verdict,
         groups=_groups(verdict["claims"]),
-        rules=_rules(verdict["claims"]),
-        counts=[(name, n) for name, n in verdict["summary"]["counts"].items() if n],
+        rules=_rules(verdict),
+        counts=[(name, _BADGES[name], n) for name, n in verdict["summary"]["counts"].items() if n],
+        badges=_BADGES,
         published=published,
         figures={name: Markup(drawing.in_page()) for name, drawing in drawings(results).items()},
         features=[_features(results, name) for name in results.features()],
@@ -71,6 +87,7 @@ def render(results: Results, verdict: dict[str, Any]) -> str:
         rounds=rounds(results),
         about_topics=about_topics(results),
         about_folds=about_folds(results),
+        judged=judged(results),
         method=method(results),
         limits=limits(results),
         config=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
@@ -85,7 +102,7 @@ def _groups(claims: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]
     for claim in claims:
         kind = claim["id"].split("_")[0]
         difference = "_above_" in claim["id"]
-        cells = {"show": signed if difference else number, "beside": _beside(claim), "badge": slug(claim["verdict"])}
+        cells = {"show": signed if difference else number, "beside": _beside(claim), "badge": _BADGES[claim["verdict"]]}
         known = dict(claim["published"] or {})
         cells["published"] = known.pop(next(iter(known))) if known else None
         grouped[_GROUPS[kind]].append({**claim, **cells, "beside_published": _parts(difference, known)})
@@ -99,10 +116,12 @@ def _beside(claim: dict[str, Any]) -> list[Part]:
         other = next((detail[role] for role in ("base", "encoder", "untrained") if role in detail), None)
         return _parts(True, {"model": detail["model"], "other": other})
     if kind == "shift":
-        return _parts(False, {"pooled": detail["pooled"] and detail["pooled"]["value"]})
-    if kind == "reliability":
-        return _parts(False, {"between halves": detail["split_half_r"]})
-    return _parts(False, {"sd": detail["sd"]} if kind == "cross" else {"ceiling": detail.get("ceiling")})
+        return _parts(False, {"uncorrected": detail["on_target"] and detail["on_target"]["value"]})
+    if kind == "cross":
+        return _parts(False, {"sd": detail["sd"]})
+    if "reliability_corrected" in detail:
+        return _parts(False, {"reliability-corrected": detail["reliability_corrected"]})
+    return _parts(False, {"ceiling": detail["ceiling"]})
 
 
 def _parts(difference: bool, values: dict[str, float | None]) -> list[Part]:
@@ -118,18 +137,21 @@ def _parts(difference: bool, values: dict[str, float | None]) -> list[Part]:
     return [(f"{name} ", value, number(value)) for name, value in known.items()]
 
 
-def _rules(claims: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _rules(verdict: dict[str, Any]) -> list[tuple[str, str]]:
     """Each rule once, with what it is applied to."""
     names = {
         rules.HELD_OUT: "r on held-out tasks",
         rules.ACCURACY: "accuracy",
         rules.DIFFERENCE: "differences between two probes, paired over the same tasks or folds",
         rules.CROSS_TOPIC: "r on held-out topics",
-        rules.SHIFT: "system prompts, r on target",
-        rules.RELIABILITY: "reliability",
+        rules.SHIFT: "system prompts",
     }
-    applied = {claim["rule"] for claim in claims}
-    return [(name, rule) for rule, name in names.items() if rule in applied]
+    applied = {claim["rule"] for claim in verdict["claims"]}
+    checked = [(check["id"], check["rule"]) for check in verdict["checks"]]
+    return [(name, rule) for rule, name in names.items() if rule in applied] + [
+        ("all together", rules.FAMILY),
+        *checked,
+    ]
 
 
 def _features(results: Results, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefprobe.findings import published
 from prefprobe.findings.results import Results
+from prefprobe.topics import agreement
 
 Rows = list[dict[str, Any]]
 
@@ -36,7 +37,7 @@ def overview(results: Results) -> Rows:
 
 
 def layers(results: Results) -> Rows:
-    """The model's r at each layer: raw and demeaned on the final half, and the mean over held-out topics."""
+    """The model's r at each layer: raw and demeaned on eval tasks, and the mean over held-out topics."""
     rows: Rows = []
     for target, found in results.probe["model"]["targets"].items():
         for layer, metrics in found["layers"].items():
@@ -72,7 +73,7 @@ def alphas(results: Results) -> Rows:
 
 
 def scatter(results: Results) -> Rows:
-    """Predicted and observed utility of each task in the final half, at the model's best layer."""
+    """Predicted and observed utility of each eval task, by the probe that the other half chose."""
     columns = ("task_id", "topic", "target", "observed", "predicted")
     return list(results.predictions["model"].select(columns).to_pylist())
 
@@ -111,7 +112,7 @@ def folds(results: Results) -> Rows:
 
 
 def effects(results: Results) -> Rows:
-    """How far the system prompts of each experiment moved choices, beside the noise of one such measurement."""
+    """How far the system prompts of each experiment moved choices, beside what neutral paraphrases of the baseline do."""
     columns = ("rms_on_target", "rms_off_target", "max", "noise", "signal_to_noise")
     return [
         {"experiment": name, **{c: found["effect"][c] for c in columns}, "estimable": found["estimable"]}
@@ -120,10 +121,10 @@ def effects(results: Results) -> Rows:
 
 
 def points(results: Results, experiment: str) -> Rows:
-    """Every (system prompt, task) of an experiment: what changed in choices and in probe scores."""
+    """Every (system prompt, task) of an experiment: what changed in choices and in probe scores. Neutral prompts are none."""
     if results.points is None:
         return []
-    return [row for row in results.points.to_pylist() if row["experiment"] == experiment]
+    return [row for row in results.points.to_pylist() if row["experiment"] == experiment and not row["neutral"]]
 
 
 def by_topic(rows: Rows, features: str) -> dict[str, float | None]:
@@ -146,3 +147,21 @@ def _estimate(
     bounds = estimate or {"value": None, "low": None, "high": None}
     about = {"group": group, "features": name, "role": results.roles[name], "label": results.labels[name]}
     return {**about, **{key: bounds[key] for key in ("value", "low", "high")}, "published": known}
+
+
+def confusion(results: Results) -> Rows:
+    """Tasks of each pair of labels by two judges of topics; none without a second one."""
+    found: Rows = results.judging.get("agreement", {}).get("confusion", [])
+    return found
+
+
+def origins(results: Results) -> Rows:
+    """Tasks of every origin and topic, the share of the origin's, and whether no other origin has the topic."""
+    ids = sorted(results.topics.keys() & results.origins.keys())
+    found = agreement.origins([results.origins[i] for i in ids], [results.topics[i] for i in ids])
+    of: dict[str, set[str]] = {}
+    for row in found:
+        if row["tasks"]:
+            of.setdefault(row["topic"], set()).add(row["origin"])
+    several = len({row["origin"] for row in found}) > 1
+    return [row | {"alone": several and of[row["topic"]] == {row["origin"]}} for row in found]

@@ -20,6 +20,8 @@ def tables(results: Results) -> dict[str, str]:
         "rounds": rows_of.rounds(results),
         "folds": rows_of.folds(results),
         "effects": rows_of.effects(results),
+        "confusion": rows_of.confusion(results),
+        "origins": rows_of.origins(results),
         **{f"shift-{slug(name)}": rows_of.points(results, name) for name, _ in results.experiments},
     }
     return {f"{name}.csv": _csv(of) for name, of in rows.items() if of}

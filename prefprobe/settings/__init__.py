@@ -3,129 +3,21 @@
 The same object is the preset, the command line's `--set`, the environment of a pod, and what a run saves.
 """
 
-import datetime
 import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from prefprobe.settings.api import ApiSettings
-from prefprobe.settings.base import Settings, form
+from prefprobe.settings.base import Settings
+from prefprobe.settings.model import ModelSettings
+from prefprobe.settings.tasks import TaskSettings, TaskSource
+from prefprobe.settings.topics import TopicSettings
 
-DATE = datetime.date(2025, 1, 1)
-"""The date that chat templates print unless another is given."""
-RENDERERS_OWN = frozenset(
-    [
-        "add_generation_prompt",
-        "bos_token",
-        "cls_token",
-        "continue_final_message",
-        "conversation",
-        "date_string",
-        "documents",
-        "eos_token",
-        "mask_token",
-        "max_length",
-        "messages",
-        "pad_token",
-        "padding",
-        "raise_exception",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "sanitize_control_tokens",
-        "sep_token",
-        "strftime_now",
-        "tokenize",
-        "tokenizer_kwargs",
-        "tools",
-        "truncation",
-        "unk_token",
-    ]
-)
-"""Arguments of a chat template that whatever renders it sets itself."""
-
-
-def _templates_own(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    taken = sorted(set(arguments) & RENDERERS_OWN)
-    if taken:
-        raise ValueError(f"prompts are rendered with a {', '.join(taken)} of their own; the date is `date`")
-    return arguments
-
-
-class ModelSettings(Settings):
-    """A causal language model."""
-
-    source: str = Field(description="hub id, local folder, GGUF file, or package:NAME/PATH")
-    name: str | None = Field(default=None, description="how the report calls it; the source if not given")
-    revision: str | None = Field(default=None, description="hub commit; content digests identify everything else")
-    adapter: str | None = Field(
-        default=None, description="LoRA adapter (peft, safetensors) merged at load: hub id or folder"
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="type of weights and passes"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
-    chat: bool = Field(default=True, description="render prompts with the chat template; false reads bare text")
-    template: Annotated[dict[str, JsonValue], AfterValidator(_templates_own)] = Field(
-        default_factory=dict,
-        description="arguments of the chat template, as in {enable_thinking: false}; `chat_template` names one of several",
-    )
-    date: datetime.date = Field(default=DATE, description="what chat templates print as today's date")
-
-    @model_validator(mode="after")
-    def _a_template_to_give_them_to(self) -> Self:
-        if self.template and not self.chat:
-            raise ValueError("`template` has arguments of a chat template, and `chat: false` uses none")
-        return self
-
-
-class TaskSource(Settings):
-    """A file of tasks, and what its columns are called."""
-
-    path: str = Field(description="as a source that is text")
-    id: str | None = Field(default="id", description="null: ids are made from the texts")
-    text: str = Field(default="text", description="a list, as of turns, is read as its first text")
-    topic: str = Field(default="topic", description="must be there if it is called otherwise")
-    origin: str = Field(default="origin", description="as topic")
-
-
-class TaskSettings(Settings):
-    """Which tasks there are, and how many are measured."""
-
-    sources: list[
-        Annotated[
-            Annotated[str, Tag("(text)")] | Annotated[TaskSource, Tag("(mapping)")],
-            Discriminator(
-                form, custom_error_type="form", custom_error_message="a source is a text, or a mapping with `path`"
-            ),
-        ]
-    ] = Field(
-        default=["demo"],
-        min_length=1,
-        description="`demo`, a JSONL, CSV or Parquet file, or store:KEY, with id and text; or {path, id, text, topic, "
-        "origin}, where the last four name its columns",
-    )
-    n_train: int = Field(ge=10, description="tasks that probes are trained on")
-    n_eval: int = Field(ge=10, description="other tasks: half select penalty and layer, half are reported on")
-    too_long: Literal["refuse", "drop"] = Field(
-        default="refuse", description="what is done with tasks whose prompts are beyond a model's context"
-    )
-
-    @property
-    def files(self) -> list[TaskSource]:
-        """The sources, each with the names of its columns."""
-        return [TaskSource(path=source) if isinstance(source, str) else source for source in self.sources]
-
-
-class TopicSettings(Settings):
-    """How topics are used."""
-
-    min_tasks: int = Field(
-        default=1, ge=1, description="topics with fewer train tasks are merged into one, `other`; 1 merges none"
-    )
+__all__ = ["ModelSettings", "TaskSettings", "TaskSource", "TopicSettings"]
+"""Of what is imported here, what others import from here."""
 
 
 class ChoiceSettings(Settings):
@@ -214,9 +106,18 @@ class ProbeSettings(Settings):
     """Probes and their controls."""
 
     holdout: int = Field(default=1, ge=1, description="topics held out together in a cross-topic fold")
-    permutations: int = Field(default=20, ge=5, description="label permutations of the shuffled control")
+    permutations: int = Field(
+        default=199, ge=199, description="label permutations of the model's probe: p is 1 / (permutations + 1) at least"
+    )
     compat: Literal["none", "reference"] = Field(
         default="none", description="reference: the published procedure's choices"
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        exclude_if=lambda shards: shards == 1,
+        description="layers of cross-topic folds are shared out among as many parallel steps",
     )
 
 
@@ -239,20 +140,63 @@ def _told_apart(experiments: list[str]) -> list[str]:
     return experiments
 
 
+BASELINE = "You are a helpful assistant."
+NEUTRAL = (
+    "You are an assistant who helps people.",
+    "You help people with whatever they ask of you.",
+    "Your role is to be a useful assistant.",
+)
+"""What the default baseline says, in other words: it is meant to move nothing."""
+
+
+class ShiftSubset(Settings):
+    """A part of every experiment, for a small study: drawn by ids, balanced over labels and directions."""
+
+    prompts: int = Field(ge=4, multiple_of=2, description="system prompts of each file; love and hate come in pairs")
+    tasks: int = Field(ge=2, description="tasks of each task set")
+
+
 class ShiftSettings(Settings):
     """The system-prompt experiments."""
 
     experiments: Annotated[list[str], AfterValidator(_told_apart)] = Field(
         default=["category", "targeted", "competing", "persona"], description="names, YAML files, or store:KEY"
     )
+    subset: ShiftSubset | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,
+        description="null: all prompts and tasks of the experiments",
+    )
+    refitted: list[str] = Field(
+        default_factory=list,
+        exclude_if=lambda given: not given,
+        description="prompts, or experiments, under which whole utilities are fitted to the same choices beside Δp",
+    )
     comparisons: int = Field(ge=2, description="comparison tasks that every shifted task is measured against")
     samples: int = Field(default=1, ge=1, description="as for train and eval")
-    baseline: str = Field(
-        default="You are a helpful assistant.", description="the system prompt that every other one is compared with"
+    baseline: str = Field(default=BASELINE, description="the system prompt that every other one is compared with")
+    neutral: list[Annotated[str, Field(pattern=r"\S")]] = Field(
+        default=list(NEUTRAL),
+        max_length=20,
+        description="paraphrases of the baseline, which are meant to move nothing: what they move is the noise",
     )
     shards: int = Field(
         default=1, ge=1, le=64, description="system prompts are shared out among as many parallel steps"
     )
+
+    @model_validator(mode="after")
+    def _paraphrased(self) -> "ShiftSettings":
+        if self.baseline != BASELINE and "neutral" not in self.model_fields_set:
+            raise ValueError(
+                "neutral: its default paraphrases another baseline; word a few paraphrases of yours, or set [], which "
+                "measures no noise, so that no experiment is estimable"
+            )
+        twice = [text for i, text in enumerate(self.neutral) if text in (self.baseline, *self.neutral[:i])]
+        if twice:
+            raise ValueError(
+                f"neutral: {twice[0]!r} is the baseline or stands twice; word every paraphrase differently"
+            )
+        return self
 
     @property
     def stems(self) -> list[str]:

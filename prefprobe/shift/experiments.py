@@ -118,6 +118,23 @@ def on_target(prompt: ShiftPrompt, task: ShiftTask) -> bool:
     return any(label in prompt.targets for label in task.labels)
 
 
+def refitted_prompts(names: Sequence[str], experiments: Sequence[Experiment]) -> set[str]:
+    """Ids of the prompts that `shift.refitted` names, itself or by an experiment of theirs.
+
+    Raises BadConfig for a name that is neither.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        found = {p.id for e in experiments for p in e.prompts if name in (p.id, e.name)}
+        if not found:
+            raise BadConfig(
+                f"shift.refitted: {name!r} is neither a prompt nor an experiment that is run; name one of the experiments "
+                f"{', '.join(e.name for e in experiments)}, or a prompt of theirs."
+            )
+        chosen |= found
+    return chosen
+
+
 def _read(path: Path) -> _File:
     try:
         values = parse_yaml(path.read_bytes(), str(path))

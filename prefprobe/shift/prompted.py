@@ -1,17 +1,26 @@
 """Which tasks are shown under which system prompts: the experiments of a preset as rows."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefprobe.errors import BadConfig
 from prefprobe.settings import ShiftSettings
-from prefprobe.shift.experiments import builtin_paths, load_experiments
+from prefprobe.shift.experiments import Experiment, builtin_paths, load_experiments, refitted_prompts
+from prefprobe.shift.subset import subset_of
 from prefprobe.sources import input_file
 from prefprobe.store.objects import ObjectStore
 
 BASELINE = "baseline"
 """The id of the prompt that every other one is compared with, in choices and in scores alike."""
+
+_RESERVED = re.compile(rf"{BASELINE}|neutral-\d+")
+
+
+def neutral_prompts(settings: ShiftSettings) -> dict[str, str]:
+    """{id: text} of the paraphrases of the baseline, "neutral-1", …: in no experiment, under every shifted task."""
+    return {f"neutral-{i}": text for i, text in enumerate(settings.neutral, 1)}
 
 
 def row_id(prompt_id: str, task_id: str) -> str:
@@ -52,14 +61,25 @@ def experiment_paths(names: Sequence[str], objects: ObjectStore) -> list[Path]:
     return paths
 
 
+def experiments_of(settings: ShiftSettings, objects: ObjectStore) -> list[tuple[Experiment, Experiment]]:
+    """(the part that is run, the whole) of every experiment of a preset.
+
+    Raises BadConfig if `shift.refitted` names nothing of the part.
+    """
+    whole = load_experiments(experiment_paths(settings.experiments, objects))
+    part = subset_of(whole, settings.subset)
+    refitted_prompts(settings.refitted, part)
+    return list(zip(part, whole, strict=True))
+
+
 def prompted_tasks(settings: ShiftSettings, objects: ObjectStore) -> list[PromptedTask]:
-    """Every task under every prompt of its experiments and under the baseline, sorted, each once."""
+    """Every task under every prompt of its experiments, the baseline and its paraphrases, sorted, each once."""
     rows = set()
-    for experiment in load_experiments(experiment_paths(settings.experiments, objects)):
+    for experiment, _ in experiments_of(settings, objects):
         prompts = {p.id: p.text for p in experiment.prompts}
-        if BASELINE in prompts:
-            raise BadConfig(f"experiment {experiment.name}: the prompt id {BASELINE!r} is reserved; rename the prompt.")
-        prompts[BASELINE] = settings.baseline
+        for id_ in filter(_RESERVED.fullmatch, prompts):
+            raise BadConfig(f"experiment {experiment.name}: the prompt id {id_!r} is reserved; rename the prompt.")
+        prompts |= {BASELINE: settings.baseline, **neutral_prompts(settings)}
         rows |= {PromptedTask(p, t.id, text, t.text) for p, text in prompts.items() for t in experiment.tasks}
     return sorted(rows)
 

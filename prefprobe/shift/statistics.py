@@ -1,4 +1,4 @@
-"""Whether probe scores move as choices do: the points of every experiment, and what can be said of them."""
+"""Whether probe scores move as choices do: what can be said of the points of every experiment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,74 +8,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prefprobe.errors import BadConfig, InputMissing
-from prefprobe.probes.metrics import pearson, spearman
-from prefprobe.shift.experiments import Experiment, intended, on_target
-from prefprobe.shift.resampling import Draws, interval, permutation_p
-
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from prefprobe.errors import BadConfig
+from prefprobe.probes.metrics import pearson
+from prefprobe.shift.cells import Cells, Floats, Mask
+from prefprobe.shift.jackknife import Blocks, blocks_of, difference_interval, r_interval
+from prefprobe.shift.permutation import Orders, permutation_p
+from prefprobe.shift.points import NUMBERS, require_finite
 
 SMALL = 0.02
 """A |Δp| below this is no shift: its sign means nothing, and an experiment of such shifts is not estimable."""
 
 SIGNAL = 2.0
-"""Least ratio of on-target Δp to its standard error, both root mean square, for an experiment to be estimable."""
+"""Least ratio of on-target Δp to the noise, both root mean square, for an experiment to be estimable."""
 
 MIN_POINTS = 4
 """Fewest on-target points for an experiment to be estimable."""
 
-ROUNDING = 1e-9
-"""A difference from the prompt's mean that is below this part of the largest shift is rounding."""
+PERMUTATIONS = 2000
 
-NUMBERS = ("p_baseline", "p_prompt", "dp", "dp_se", "ds", "ds_encoder")
-POINTS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("experiment", "prompt_id", "task_id")),
-        *(("on_target", pa.bool_()), ("intended", pa.int8()), ("n", pa.int32())),
-        *((name, pa.float64()) for name in NUMBERS),
-    ]
-)
-
-
-def shift_points(
-    experiments: Sequence[Experiment],
-    behaviour: pa.Table,
-    scores: pa.Table,
-    baseline_id: str,
-    encoder_scores: pa.Table | None = None,
-) -> pa.Table:
-    """Every task under every prompt of its experiment, with the columns of POINTS, sorted by the first three.
-
-    `behaviour` is that of `behavioural_shift`. Score tables have prompt_id, task_id, score, and rows for `baseline_id`:
-    ds = score under the prompt - score of the same task under the baseline; ds_encoder likewise, null without scores.
-    A task whose Δp is null is left out: the model would not choose.
-    Raises InputMissing naming a point without choices or scores, BadConfig for one scored twice and naming one with a
-    number that is not finite.
-    """
-    moved = {(row["prompt_id"], row["task_id"]): row for row in behaviour.to_pylist()}
-    scored = {"ds": _scores(scores)}
-    if encoder_scores is not None:
-        scored["ds_encoder"] = _scores(encoder_scores)
-    rows = []
-    for experiment, p, t in ((e, p, t) for e in experiments for p in e.prompts for t in e.tasks):
-        if (p.id, t.id) not in moved:
-            raise InputMissing(f"shift: no choices of task {t.id} under prompt {p.id}; run shift-measure for it.")
-        if moved[p.id, t.id]["dp"] is None:
-            continue
-        row = moved[p.id, t.id] | {"on_target": on_target(p, t), "intended": intended(p, t)}
-        row["experiment"] = experiment.name
-        for column, score in scored.items():
-            for prompt_id in (p.id, baseline_id):
-                if (prompt_id, t.id) not in score:
-                    raise InputMissing(
-                        f"shift: {column}: task {t.id} has no score under prompt {prompt_id}; score that prompt again."
-                    )
-            row[column] = score[p.id, t.id] - score[baseline_id, t.id]
-        rows.append(row)
-    points = pa.Table.from_pylist(rows, schema=POINTS)
-    _require_finite(points, with_encoder=encoder_scores is not None)
-    return points.sort_by([(name, "ascending") for name in POINTS.names[:3]])
+NEUTRAL, DP_SE = "neutral prompts", "dp_se"
+"""What the noise of an experiment was taken from."""
 
 
 def shift_statistics(
@@ -84,32 +36,56 @@ def shift_statistics(
     encoder: str | None,
     experiments: Sequence[str] = (),
     seed: int = 0,
-    bootstrap: int = 2000,
-    permutations: int = 2000,
+    permutations: int = PERMUTATIONS,
+    dp_se_is_noise: bool = False,
 ) -> dict[str, Any]:
     """`experiments` of `shift.json`: {name: statistics} of points with the columns of POINTS, in any order.
 
     `experiments` names those that are described even if no choice has left a point of them.
-    Correlations are of dp and ds: `on_target`; `pooled` over all points; `centred`, all points less their prompt's
-    mean. Intervals resample whole prompts and whole tasks (`resampling.interval`). p is one-sided (scores follow
-    choices) and permutes whole prompts and whole tasks of the full grid, also for the on-target cells
-    (`permutation_p`); it is None where points are not a full grid. Probe and `encoder`, the name of what ds_encoder
-    comes from, share all draws; these depend on `seed` and on the size of the experiment alone.
+    Correlations are of dp and ds: `on_target`; `pooled` over all points; `centred`, all points less their prompt's mean;
+    `corrected`, the on-target points, and `corrected_grid`, all points, less the mean of their prompt's off-target points
+    in dp and in ds. A prompt that moves all tasks alike, or scores that hear nothing but its tone, have no part in the
+    last two, so `corrected` decides whether scores follow choices; both are None where a prompt has no off-target point,
+    and `why_not_corrected` says so. `advantage` is how much more of the corrected grid the probe explains than the
+    encoder: r(dp, ds) - r(dp, ds_encoder).
+    Intervals leave out blocks, or prompts and tasks, in turn (`shift.jackknife`), with all means taken again. p is
+    one-sided (scores follow choices) and permutes whole prompts and whole tasks of the full grid, also for the on-target
+    cells (`permutation_p`); it is None where points are not a full grid. Probe and `encoder`, the name of what ds_encoder
+    comes from, share all permutations; these depend on `seed` and on the size of the experiment alone.
 
-    `effect` is about dp: root mean squares (rms), `max` |dp| of all points, `noise` the rms of dp_se on target.
+    Neutral points are in no correlation: they are the noise. `effect` is about dp: root mean squares (rms), `max` |dp| of
+    all points, `noise` the rms of neutral points, `noise_ds` the same of ds, and `comparison_se` the rms of dp_se on
+    target, which is the spread over comparison tasks and no noise of the model's. With `dp_se_is_noise` it stands in
+    where there are no neutral points; `noise_from` says what was used.
     `estimable`: at least 4 on-target points that vary, whose rms dp is at least 0.02 and twice the noise. Correlations
     are there even if not estimable. `fit` is the least-squares line ds = intercept + slope · dp on target. Signs are
     compared on target where |dp| >= 0.02, and with the intended sign where there is one. What is not defined is None.
     Raises BadConfig naming a point that stands twice or has a number that is not finite.
     """
-    _require_finite(points, with_encoder=encoder is not None)
+    require_finite(points, with_encoder=encoder is not None)
     names = np.array(points.column("experiment").to_pylist(), dtype=np.str_)
+    still = np.array(points.column("neutral").to_pylist(), dtype=np.bool_)
     results = {}
     for name in sorted({*names.tolist(), *experiments}):
-        grid = _grid(points.filter(pa.array(names == name)))
-        draws = Draws.of(grid.there, bootstrap, permutations, seed)
-        control = None if encoder is None else {"name": encoder, **_correlations(grid, "ds_encoder", draws)}
-        results[name] = _description(grid) | _correlations(grid, "ds", draws) | {"encoder": control}
+        grid, neutral = (
+            _grid(points.filter(pa.array((names == name) & which)), ds_encoder=encoder is not None)
+            for which in (~still, still)
+        )
+        orders = Orders.of(grid.there.shape, permutations, seed)
+        blocks, why = blocks_of(grid.on), _why_not_corrected(grid)
+        found = _correlations(grid, "ds", orders, blocks, corrected=why is None)
+        control, advantage = None, None
+        if encoder is not None:
+            control = {"name": encoder, **_correlations(grid, "ds_encoder", orders, blocks, corrected=why is None)}
+            advantage = None if why else _advantage(grid, blocks)
+        results[name] = {
+            **_description(grid, neutral, dp_se_is_noise),
+            **found,
+            "why_not_corrected": why,
+            "encoder": control,
+            "advantage": advantage,
+            "permutations": permutations,
+        }
     return results
 
 
@@ -122,12 +98,14 @@ def sign_agreement(dp: Floats, ds: Floats) -> dict[str, Any]:
 class _Grid:
     """One experiment as matrices (prompts, tasks), both sorted by id; cells without a point are 0."""
 
+    prompts: list[str]
     there: Mask
     on: Mask
     values: dict[str, Floats]
+    """Numbers that no point has are not in it."""
 
 
-def _grid(points: pa.Table) -> _Grid:
+def _grid(points: pa.Table, *, ds_encoder: bool) -> _Grid:
     (prompts, p), (tasks, t) = (
         np.unique(np.array(points.column(name).to_pylist(), dtype=np.str_), return_inverse=True)
         for name in ("prompt_id", "task_id")
@@ -139,32 +117,38 @@ def _grid(points: pa.Table) -> _Grid:
         raise BadConfig(
             f"shift: task {tasks[j]} under prompt {prompts[i]} is two points; join choices and scores again."
         )
-    values = {name: np.zeros(count.shape) for name in ("on_target", "intended", *NUMBERS)}
+    known = [name for name in NUMBERS if points.column(name).null_count == 0 and (ds_encoder or name != "ds_encoder")]
+    values = {name: np.zeros(count.shape) for name in ("on_target", "intended", *known)}
     for name, matrix in values.items():
         matrix[p, t] = points.column(name).cast(pa.float64()).to_numpy()
-    return _Grid(count > 0, values["on_target"] > 0, values)
+    return _Grid(prompts.tolist(), count > 0, values["on_target"] > 0, values)
 
 
-def _description(grid: _Grid) -> dict[str, Any]:
+def _description(grid: _Grid, neutral: _Grid, dp_se_is_noise: bool) -> dict[str, Any]:
     """All that is said of one experiment besides its correlations."""
     dp, ds, aim = (grid.values[name][grid.on] for name in ("dp", "ds", "intended"))
-    size, noise = _rms(dp), _rms(grid.values["dp_se"][grid.on])
-    meant = (np.abs(dp) >= SMALL) & (aim != 0)
+    size, meant = _rms(dp), (np.abs(dp) >= SMALL) & (aim != 0)
+    comparison_se = _rms(grid.values["dp_se"][grid.on]) if "dp_se" in grid.values else None
+    noise, noise_from = _noise(_rms(neutral.values["dp"][neutral.there]), comparison_se if dp_se_is_noise else None)
     r = pearson(dp, ds)
     slope = None if r is None else float(r * ds.std() / dp.std())
-    estimable, why = _estimable(dp, ds, size or 0.0, noise or 0.0)
+    estimable, why = _estimable(dp, ds, size, noise, noise_from)
     return {
         "n_prompts": grid.there.shape[0],
         "n_tasks": grid.there.shape[1],
         "n_points": int(grid.there.sum()),
         "n_on_target": len(dp),
+        "n_neutral": neutral.there.shape[0],
         "effect": {
             "rms_on_target": size,
             "rms_off_target": _rms(grid.values["dp"][grid.there & ~grid.on]),
             "max": float(np.abs(grid.values["dp"]).max()) if grid.there.any() else None,
             "noise": noise,
             "signal_to_noise": size / noise if size is not None and noise else None,
+            "noise_ds": _rms(neutral.values["ds"][neutral.there]),
+            "comparison_se": comparison_se,
         },
+        "noise_from": noise_from,
         "estimable": estimable,
         "why": why,
         "sign_agreement": {**sign_agreement(dp, ds), "threshold": SMALL},
@@ -174,75 +158,84 @@ def _description(grid: _Grid) -> dict[str, Any]:
     }
 
 
-def _estimable(dp: Floats, ds: Floats, size: float, noise: float) -> tuple[bool, str]:
+def _noise(neutral: float | None, stands_in: float | None) -> tuple[float | None, str | None]:
+    """The noise, and what it was taken from."""
+    if neutral is not None:
+        return neutral, NEUTRAL
+    return stands_in, None if stands_in is None else DP_SE
+
+
+def _estimable(
+    dp: Floats, ds: Floats, size: float | None, noise: float | None, noise_from: str | None
+) -> tuple[bool, str]:
     n = len(dp)
-    if not n:
+    if size is None:
         return False, "No point is on target: the model would not choose, or no prompt is about any of the tasks."
     if n < MIN_POINTS:
         return False, f"Only {n} points are on target, and a correlation that means something takes {MIN_POINTS}."
     for name, values in (("Δp", dp), ("Δs", ds)):
         if pearson(values, values) is None:
             return False, f"{name} is the same at all {n} on-target points, so there is nothing to correlate."
-    ratio = f"{size / noise:.2g} times its standard error of {noise:.2g}" if noise else "with no standard error"
-    found = f"On-target Δp has a root mean square of {size:.2g} over {n} points, {ratio}"
+    found = f"On-target Δp has a root mean square of {size:.2g} over {n} points"
+    if noise is None:
+        return False, f"{found}, but no neutral prompt has a Δp, so the model's own noise was not measured."
+    of = "that of neutral prompts" if noise_from == NEUTRAL else "its standard error over comparison tasks"
+    ratio = f"{size / noise:.2g} times {of} ({noise:.2g})" if noise else f"and {of} is 0"
     if size >= SMALL and size >= SIGNAL * noise:
-        return True, f"{found}, so it stands above the model's own noise."
-    return False, f"{found}; to stand above the model's own noise it needs {SMALL:g} and {SIGNAL:g} times."
+        return True, f"{found}, {ratio}, so it stands above the noise."
+    return False, f"{found}, {ratio}; to stand above the noise it needs {SMALL:g} and {SIGNAL:g} times."
 
 
-def _correlations(grid: _Grid, column: str, draws: Draws) -> dict[str, Any]:
-    dp, ds, full = grid.values["dp"], grid.values[column], bool(grid.there.all())
+def _why_not_corrected(grid: _Grid) -> str | None:
+    """Why each prompt's off-target mean cannot be taken away; None where it can."""
+    if not grid.on.any():
+        return "No point is on target."
+    lacking = np.flatnonzero(~(grid.there & ~grid.on).any(axis=1))
+    if not len(lacking):
+        return None
+    return (
+        f"{len(lacking)} of {len(grid.prompts)} prompts, such as {grid.prompts[lacking[0]]}, have no off-target point, so "
+        "what they do to all tasks alike cannot be told from what they do to their own."
+    )
 
-    def of(x: Floats, y: Floats, cells: Mask, centred: bool = False) -> dict[str, Any]:
-        r = pearson(x[cells], y[cells])
+
+def _correlations(
+    grid: _Grid, column: str, orders: Orders, blocks: Blocks | None, *, corrected: bool
+) -> dict[str, Any]:
+    x, y, full = grid.values["dp"], grid.values[column], bool(grid.there.all())
+
+    def of(cells: Cells) -> dict[str, Any]:
+        r = cells.pearson(x, y)
         return {
-            "pearson": None if r is None else interval(r, x, y, cells, draws, centred=centred),
-            "spearman": spearman(x[cells], y[cells]),
-            "p": None if r is None or not full else permutation_p(r, x, y, cells, draws),
-            "n": int(cells.sum()),
+            "pearson": None if r is None else r_interval(r, x, y, cells, blocks),
+            "spearman": cells.spearman(x, y),
+            "p": None if r is None or not full else permutation_p(r, x, y, cells, orders),
+            "n": int(cells.of.sum()),
         }
 
+    off = grid.there & ~grid.on
     return {
-        "on_target": of(dp, ds, grid.on),
-        "pooled": of(dp, ds, grid.there),
-        "centred": of(_within(dp, grid.there), _within(ds, grid.there), grid.there, centred=True),
+        "on_target": of(Cells(grid.on)),
+        "pooled": of(Cells(grid.there)),
+        "centred": of(Cells(grid.there, grid.there)),
+        "corrected": of(Cells(grid.on, off)) if corrected else None,
+        "corrected_grid": of(Cells(grid.there, off)) if corrected else None,
     }
 
 
-def _within(m: Floats, there: Mask) -> Floats:
-    """`m` (prompts, tasks) less the mean of every prompt. Where a prompt moves all tasks alike, that leaves 0."""
-    weight = there / there.sum(axis=1, keepdims=True)
-    rest = np.where(there, m - (m * weight).sum(axis=1, keepdims=True), 0.0)
-    return np.where(np.abs(rest) > ROUNDING * np.abs(m).max(initial=0.0), rest, 0.0)
-
-
-def _scores(table: pa.Table) -> dict[tuple[str, str], float]:
-    rows = table.select(["prompt_id", "task_id", "score"]).to_pylist()
-    scores = {(row["prompt_id"], row["task_id"]): np.nan if row["score"] is None else row["score"] for row in rows}
-    if len(scores) < len(rows):
-        raise BadConfig(
-            f"shift: {len(rows)} scores are of only {len(scores)} prompts and tasks; score each point once."
-        )
-    return scores
-
-
-def _require_finite(points: pa.Table, with_encoder: bool) -> None:
-    for name in NUMBERS:
-        column = points.column(name)
-        bad = ~np.isfinite(column.to_numpy().astype(np.float64))
-        if name == "ds_encoder" and not with_encoder:
-            bad &= column.is_valid().to_numpy()
-        if bad.any():
-            row = int(np.argmax(bad))
-            task, prompt = (points.column(of)[row].as_py() for of in ("task_id", "prompt_id"))
-            raise BadConfig(
-                f"shift: {name} of task {task} under prompt {prompt} is not a finite number; measure it again."
-            )
+def _advantage(grid: _Grid, blocks: Blocks | None) -> dict[str, Any] | None:
+    """What the r of the probe has over that of the encoder, over all cells less their prompt's off-target mean."""
+    cells = Cells(grid.there, grid.there & ~grid.on)
+    x, probe, encoder = (grid.values[name] for name in ("dp", "ds", "ds_encoder"))
+    one, other = cells.pearson(x, probe), cells.pearson(x, encoder)
+    if one is None or other is None:
+        return None
+    return {**difference_interval(one - other, x, probe, encoder, cells, blocks)}
 
 
 def _rms(x: Floats) -> float | None:
     return float(np.sqrt((x * x).mean())) if len(x) else None
 
 
-def _share(agrees: Mask) -> dict[str, Any]:
+def _share(agrees: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"value": float(agrees.mean()) if len(agrees) else None, "n": len(agrees)}

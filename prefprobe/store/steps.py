@@ -8,7 +8,7 @@ steps/<step>/<key>/manifest.json          record, outputs and meta of a finished
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
@@ -52,10 +52,9 @@ class Manifest:
     meta: dict[str, Any]
     """What may differ between two runs with equal outputs: durations, versions, the machine."""
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the outputs alone: the input digest of later steps."""
-        return sha256(canonical_json({name: asdict(output) for name, output in self.outputs.items()}))
+    def digest(self, unread: Container[str] = ()) -> str:
+        """SHA-256 of the outputs alone, but for those that are `unread`: the input digest of a later step."""
+        return sha256(canonical_json({name: asdict(of) for name, of in self.outputs.items() if name not in unread}))
 
 
 _OUTPUT = TypeAdapter(Output)

@@ -34,6 +34,9 @@ def export_features(run: Run, features: str, out: Path) -> str:
     joined = join_features(parts, f"run {run.id}")
     tasks = {t["id"]: t for t in run.table("tasks", "tasks.parquet").to_pylist()}
     topics = {t["id"]: t for t in run.table("topics", "topics.parquet").to_pylist()}
+    if run.config.tasks.n_pool:
+        pool = {t["id"]: t for t in run.table("tasks", "pool.parquet").to_pylist()}
+        tasks, topics = pool, pool | topics
     ids = [str(i) for i in joined.ids]
     rows = [
         {

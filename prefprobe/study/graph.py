@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefprobe.choices.reading import READING
-from prefprobe.settings import Config, ModelSettings
+from prefprobe.settings import Config, ModelSettings, TaskSource
+from prefprobe.topics.reading import READING as TOPIC_READING
+from prefprobe.topics.wording import WORDING
 
 
 @dataclass(frozen=True)
@@ -22,24 +24,27 @@ class Step:
     """Raised whenever the same inputs would give another result; part of every key."""
     does: str
     asks: bool = False
-    """Whether it asks the model for choices: through an API it does so on a CPU node, as the template `<name>-api`."""
+    """Whether it asks a model, for choices or topics: through an API it does so on a CPU node, as the template `<name>-api`."""
 
 
 STEPS = {
     step.name: step
     for step in (
         Step("tasks", "cpu", 2, "freeze disjoint train and eval sets"),
+        Step("classify", "gpu", 1, "judge which topic every task is of", asks=True),
         Step("topics", "cpu", 2, "give every task its topic"),
         Step("own-choices", "gpu", 1, "own weights' choices in pairs that an endpoint is asked too"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 3, "activations at the last prompt token"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
-        Step("probe", "cpu", 2, "ridge probes, tested on held-out tasks"),
-        Step("hoo", "cpu", 1, "probes tested on topics they never saw"),
-        Step("shift-measure", "gpu", 3, "choices under system prompts", asks=True),
-        Step("shift-score", "gpu", 2, "activations and probe scores under system prompts"),
-        Step("shift", "cpu", 2, "do probe scores follow what system prompts change"),
-        Step("report", "cpu", 4, "figures, tables, verdict"),
+        Step("probe", "cpu", 3, "ridge probes, tested on held-out tasks"),
+        Step("hoo-layers", "cpu", 1, "folds of held-out topics, layer by layer"),
+        Step("hoo", "cpu", 2, "probes tested on topics they never saw"),
+        Step("content", "cpu", 1, "what the model's probe knows beyond an encoder's"),
+        Step("shift-measure", "gpu", 4, "choices under system prompts", asks=True),
+        Step("shift-score", "gpu", 3, "activations and probe scores under system prompts"),
+        Step("shift", "cpu", 3, "do probe scores follow what system prompts change"),
+        Step("report", "cpu", 6, "figures, tables, verdict"),
     )
 }
 
@@ -68,6 +73,10 @@ def _templates() -> Iterator[Template]:
 TEMPLATES = {template.name: template for template in _templates()}
 
 
+ASIDE = frozenset(["judging.json", "pool.parquet", "sources.json"])
+"""Outputs of `tasks` and `topics` on all tasks: what reads of the measured ones alone stays as it is when the pool grows."""
+
+
 @dataclass(frozen=True)
 class Node:
     """One step with its arguments, as it stands in a study's graph."""
@@ -82,6 +91,8 @@ class Node:
     """Nodes that must be done first, though nothing of them is read: the key does not know them."""
     template: str = ""
     """The name of the one of TEMPLATES that runs it."""
+    unread: frozenset[str] = frozenset()
+    """Outputs of its inputs that nothing here depends on: the key does not know them."""
 
 
 def features_of(config: Config) -> dict[str, str]:
@@ -112,37 +123,58 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         reads: tuple[str, ...] = (),
         after: tuple[str, ...] = (),
         params: dict[str, Any],
+        unread: frozenset[str] = ASIDE,
+        through_api: bool = config.choices.engine == "api",
         **args: Any,
     ) -> str:
         id_ = ".".join([step, *map(str, instance)])
         template = step
-        if STEPS[step].asks and config.choices.engine == "api":
+        if STEPS[step].asks and through_api:
             template = f"{step}-api"
         if step == "embed" and (reader := pins.get(f"encoder.{args['features']}.torch")) is not None:
             template = "embed-torch"  # numpy does not read this encoder
             params = params | {"reader": reader}
-        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, after, template)
+        nodes[id_] = Node(id_, STEPS[step], args, params | args, reads, after, template, unread)
         return id_
 
     model = _model_params(config.model, "model", pins)
     seed = config.seed
     prompts = {stem: pins[f"experiment.{stem}"] for stem in config.shift.stems}
-    files = [(pins[f"tasks.{i}"], source) for i, source in enumerate(config.tasks.files)]
+    files = [(pins[f"tasks.{i}"], source) for i, source in enumerate(config.tasks.all_sources)]
     # what is drawn, and the prompts that must fit into a model's context
-    drawn = {"sources": [[pin, source.id, source.text] for pin, source in files], "seed": seed}
-    drawn |= config.tasks.model_dump(exclude={"sources"})
-    shown: dict[str, Any] = {"model": model, "experiments": prompts, "baseline": config.shift.baseline}
+    columns = [[pin, source.id, source.text, source.topic, source.origin, *_chosen(source)] for pin, source in files]
+    # without a pool topics and origins are read by the step that needs them: a corrected one draws nothing anew
+    read = columns if config.tasks.pooled else [column[:3] for column in columns]
+    drawn = {"sources": read, "seed": seed, **config.tasks.model_dump(exclude={"sources", "non_commercial"})}
+    part = {} if config.shift.subset is None else {"subset": config.shift.subset.model_dump()}
+    unmoved = {"baseline": config.shift.baseline, "neutral": config.shift.neutral, **part}
+    shown: dict[str, Any] = {"model": model, "experiments": prompts, **unmoved}
     if config.base:
         shown["base"] = _model_params(config.base, "base", pins)
     if config.choices.engine == "local" or config.choices.own_pairs:
         shown["labels"] = [config.choices.label_a, config.choices.label_b]
     tasks = add("tasks", params=drawn | {"prompts": shown})
-    columns = [[pin, source.id, source.text, source.topic, source.origin] for pin, source in files]
     limits = {"holdout": config.probes.holdout, "comparisons": config.shift.comparisons}
-    topics = add("topics", params={"sources": columns, **config.topics.model_dump(), **limits}, reads=(tasks,))
+    judged = tuple(
+        add(
+            "classify",
+            which,
+            params=_judge_params(config, which, pins),
+            reads=(tasks,),
+            unread=ASIDE - {"pool.parquet"},
+            through_api=judge.by == "api",
+            judge=which,
+        )
+        for which, judge in config.topics.judges.items()
+    )
+    merging: dict[str, Any] = {"min_tasks": config.topics.min_tasks}
+    if config.topics.second is not None:
+        merging["second"] = config.topics.second.by
+    topics = add("topics", params={"sources": columns, **merging, **limits}, reads=(tasks, *judged))
     checked = (topics,)
 
     sources: dict[str, tuple[str, ...]] = {}
+    none: frozenset[str] = frozenset()
     for name, role in features_of(config).items():
         if role in ("model", "base", "untrained"):
             settings = config.base if role == "base" and config.base else config.model
@@ -155,9 +187,24 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
                 add("extract", name, k, params=params, reads=(tasks,), after=checked, features=name, shard=k)
                 for k in range(config.activations.shards)
             )
+            for k in range(config.activations.shards if config.tasks.n_pool and role != "untrained" else 0):
+                more: dict[str, Any] = {"features": name, "shard": k, "pool": True}
+                add("extract", name, "pool", k, params=params, reads=(tasks,), after=checked, unread=none, **more)
         elif role == "encoder":
             params = {"encoder": pins[pin_of(name, role)]}
             sources[name] = (add("embed", name, params=params, reads=(tasks,), after=checked, features=name),)
+            if config.tasks.n_pool:
+                add(
+                    "embed",
+                    name,
+                    "pool",
+                    params=params,
+                    reads=(tasks,),
+                    after=checked,
+                    unread=none,
+                    features=name,
+                    pool=True,
+                )
         else:
             # as wide as the model's activations, which the first shard tells
             reads = (tasks, sources["model"][0])
@@ -182,14 +229,30 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
 
     for name in sources:
         # the shuffled-label control belongs to the model: it asks what the model's own features give by chance
-        params = {"seed": seed, **config.probes.model_dump(exclude={"holdout"})}
+        shuffles = config.probes.permutations if name == "model" else 0
+        params = {"seed": seed, "compat": config.probes.compat, "permutations": shuffles}
         add("probe", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
-    for name in sources:
-        params = {"seed": seed, **config.probes.model_dump(exclude={"permutations"})}
-        add("hoo", name, params=params, reads=(*measured, topics, *sources[name]), features=name)
+    for name, role in features_of(config).items():
+        shuffles = config.probes.permutations if name == "model" else 0
+        params = {
+            "seed": seed,
+            **config.probes.model_dump(exclude={"shards", "permutations"}),
+            "permutations": shuffles,
+        }
+        most = len(config.activations.fractions) if role in ("model", "base", "untrained") else 1
+        shards = min(config.probes.shards, most)
+        of_layers = (*measured, topics, *sources[name])
+        parts = [
+            add("hoo-layers", name, k, params=params, reads=of_layers, features=name, shard=k, shards=shards)
+            for k in range(shards)
+        ]
+        add("hoo", name, params=params, reads=(*measured, topics, *parts), features=name)
+    if config.encoders:
+        compared = (*measured, "probe.model", *sources["model"], *(sources[name][0] for name in config.encoders))
+        add("content", params={"seed": seed, "permutations": config.probes.permutations}, reads=compared)
 
-    prompted = {"experiments": prompts, "baseline": config.shift.baseline, "shards": config.shift.shards}
-    shards = range(config.shift.shards)
+    prompted = {"experiments": prompts, **unmoved, "shards": config.shift.shards}
+    prompt_shards = range(config.shift.shards)
     measure_params = {
         "model": model,
         "choices": choices,
@@ -199,25 +262,59 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         **prompted,
     }
     moved = [
-        add("shift-measure", k, params=measure_params, reads=(tasks, topics, "measure.train"), shard=k) for k in shards
+        add("shift-measure", k, params=measure_params, reads=(tasks, topics, "measure.train"), shard=k)
+        for k in prompt_shards
     ]
     moved += [
         add("shift-score", k, params={"model": model, **prompted, "part": config.activations.part},
             reads=(tasks, "probe.model"), shard=k)
-        for k in shards
+        for k in prompt_shards
     ]  # fmt: skip
     for name in config.encoders:
-        params = {"encoder": pins[pin_of(name, "encoder")], "experiments": prompts, "baseline": config.shift.baseline}
+        params = {"encoder": pins[pin_of(name, "encoder")], "experiments": prompts, **unmoved}
         moved.append(add("embed", name, "shift", params=params, after=checked, features=name, prompted=True))
     probes = tuple(f"probe.{name}" for name in config.encoders)
-    add("shift", params={"seed": seed, "comparisons": config.shift.comparisons, **prompted}, reads=(*moved, *probes))
+    params = {"seed": seed, "comparisons": config.shift.comparisons, **prompted}
+    if config.shift.refitted:  # against the comparison tasks' utilities
+        params["refitted"] = config.shift.refitted
+        probes = ("measure.train", *probes)
+    add("shift", params=params, reads=(*moved, *probes))
     add("report", params={"config": config.model_dump(mode="json"), "run": run_id}, reads=tuple(nodes))
     return nodes
+
+
+def judge_model(config: Config, which: str) -> tuple[ModelSettings, str]:
+    """The model that a judge with own weights reads, and its pin: the one that chooses, where no other is named."""
+    other = config.topics.judges[which].model
+    return (config.model, "model") if other is None else (other, f"topics.{which}.model")
+
+
+def _judge_params(config: Config, which: str, pins: dict[str, str]) -> dict[str, Any]:
+    judge, pin = config.topics.judges[which], f"topics.{which}"
+    params: dict[str, Any] = {
+        "taxonomy": pins["taxonomy"],
+        "by": judge.keyed(),
+        "wording": WORDING,
+        "reading": TOPIC_READING,
+    }
+    if judge.by == "local":
+        params["model"] = _model_params(*judge_model(config, which), pins)
+    params |= {name: pins[f"{pin}.{name}"] for name in ("encoder", "examples") if getattr(judge, name) is not None}
+    return params | ({"sample": config.topics.sample, "seed": config.seed} if which == "second" else {})
 
 
 def fan_out(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
     """{template: ids of its nodes}, every template named even if a study has no node of it."""
     return {template: [n.id for n in nodes.values() if n.template == template] for template in TEMPLATES}
+
+
+def _chosen(source: TaskSource) -> list[dict[str, Any]]:
+    """What tells the rows of a source that are tasks; nothing of a file in which all are."""
+    if source.strict:
+        return []
+    said = source.model_dump(mode="json", include={"name", "hub", "files", "language", "where"})
+    limits = {"min_characters": source.min_characters, "max_characters": source.max_characters}
+    return [{**said, **limits}]
 
 
 def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:

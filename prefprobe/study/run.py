@@ -105,7 +105,7 @@ class Run:
             manifest = self.manifest(self.nodes[name])
             if manifest is None:
                 return None
-            inputs[name] = manifest.digest
+            inputs[name] = manifest.digest(node.unread)
         return {"step": node.step.name, "code": node.step.code, "params": node.params, "inputs": inputs}
 
     def step_store(self, node: Node) -> StepStore | None:

@@ -4,23 +4,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from prefprobe.numbers import interval, number
+from prefprobe.numbers import interval, number, p_value
 from prefprobe.store.formats import read_json
 from prefprobe.study.run import Run
+
+_WIDEST = 116
+"""Characters that the longest line of claims takes: a terminal that is not as wide breaks it."""
 
 
 def show_summary(run: Run, seconds: float) -> None:
     """The claims of a finished run, and where its report is."""
     report = f"runs/{run.id}/report"
     verdict = read_json(run.objects.get(f"{report}/verdict.json"))
-    table = Table("claim", "this run", "95 %", "published", "verdict", box=None, pad_edge=False)
+    names = ("claim", "this run", "95 %", "published", "p (Holm)")
+    table = Table(*(Column(name, no_wrap=True) for name in names), "verdict", box=None, pad_edge=False)
     for claim in verdict["claims"]:
         published = next(iter((claim["published"] or {}).values()), None)
-        shown = (_number(claim["value"]), interval(claim["low"], claim["high"]), _number(published))
+        shown = (
+            _number(claim["value"]),
+            interval(claim["low"], claim["high"]),
+            _number(published),
+            _p(claim["p_holm"]),
+        )
         table.add_row(claim["id"], *shown, claim["verdict"])
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(_WIDEST, Console().width))
     console.print(table)
     console.print(
         f"done in {number(seconds, 1)} s; report: {run.objects.describe(f'{report}/index.html')}", soft_wrap=True
@@ -62,6 +71,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix} › {name}" if prefix else name).items()
     }
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else p_value(value)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -1,6 +1,7 @@
-"""Reading task files: JSONL, CSV or Parquet with `id`, `text`, and optionally `topic` and `origin`.
+"""Reading task files of one's own: JSONL, CSV or Parquet with `id`, `text`, and optionally `topic` and `origin`.
 
-A source is `demo` (the packaged set), a file, or a file in the store (`store:KEY`); its columns may have other names.
+A source is `demo` (the packaged set), a file, or a file in the store (`store:KEY`); its columns may have other names. Data
+sets of the hub, and files of which only some rows are tasks, are read by `tasks/rows.py`.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from prefprobe.errors import BadConfig
 from prefprobe.records import Columns, Record, read_records
-from prefprobe.settings import TaskSettings, TaskSource
+from prefprobe.settings import TaskSource
 from prefprobe.sources import input_file
 from prefprobe.store.objects import ObjectStore
 
@@ -39,11 +40,6 @@ def source_path(source: str, objects: ObjectStore) -> Path:
     return path
 
 
-def local_sources(settings: TaskSettings, objects: ObjectStore) -> list[TaskSource]:
-    """The sources with the paths of their files on this machine. Raises BadConfig for one that is not there."""
-    return [source.model_copy(update={"path": str(source_path(source.path, objects))}) for source in settings.files]
-
-
 def read_tasks(sources: Sequence[str | Path | TaskSource]) -> list[Task]:
     """All tasks of all files, sorted by id; "demo" is the packaged set, a `TaskSource` names the columns of its file.
 
@@ -54,7 +50,11 @@ def read_tasks(sources: Sequence[str | Path | TaskSource]) -> list[Task]:
     seen: dict[str, str] = {}
     tasks: dict[str, Task] = {}
     for source in sources:
-        named = source if isinstance(source, TaskSource) else TaskSource(path=str(source))
+        named = source.whole if isinstance(source, TaskSource) else TaskSource(path=str(source))
+        if not named.strict:
+            raise BadConfig(
+                f"{named.label}: not a file of tasks alone; draw from it by a study, or see `prefprobe tasks`."
+            )
         for record, task in _tasks(named):
             if named.id is None and task.id in tasks and tasks[task.id].text == task.text:
                 continue  # the same text is the same task
@@ -72,7 +72,7 @@ def text_id(text: str) -> str:
 
 
 def _tasks(source: TaskSource) -> Iterator[tuple[Record, Task]]:
-    path = DEMO if source.path == "demo" else Path(source.path)
+    path = DEMO if source.path == "demo" else Path(source.path or "")
     named = [name for name in (source.id, source.text) if name is not None]
     for record in read_records(path, Columns("tasks", (*named, source.topic, source.origin), _needed(named))):
         text = _text(record, source.text)

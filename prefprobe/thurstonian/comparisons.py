@@ -1,6 +1,6 @@
 """What the fit reads: the choices of each unordered pair, merged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,10 @@ class Comparisons:
         """
         ids, i, j, debiased, count = merge_logits(task_a, task_b, logit, task_ids)
         return cls(ids, i, j, count * expit(debiased), count, exact=True)
+
+    def take(self, rows: Ints) -> "Comparisons":
+        """Some of the pairs, in the order of `rows`, of the same tasks."""
+        return replace(self, i=self.i[rows], j=self.j[rows], wins=self.wins[rows], count=self.count[rows])
 
     @property
     def degree(self) -> Ints:

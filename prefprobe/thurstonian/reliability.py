@@ -1,7 +1,5 @@
 """How far the measured utilities can be trusted, from the choices alone."""
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
@@ -30,11 +28,7 @@ def split_half(comparisons: Comparisons, *, splits: int = 10, seed: int) -> dict
     scores = []
     for split in range(splits):
         shuffled = np.random.default_rng([seed, split]).permutation(pairs)
-        halves = []
-        for half in (shuffled[: pairs // 2], shuffled[pairs // 2 :]):
-            kept = np.sort(half)
-            i, j = comparisons.i[kept], comparisons.j[kept]
-            halves.append(replace(comparisons, i=i, j=j, wins=comparisons.wins[kept], count=comparisons.count[kept]))
+        halves = [comparisons.take(np.sort(half)) for half in (shuffled[: pairs // 2], shuffled[pairs // 2 :])]
         shared = (halves[0].degree > 0) & (halves[1].degree > 0)
         if shared.sum() < 3:
             continue

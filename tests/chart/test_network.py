@@ -73,8 +73,19 @@ def reaches(rules: list[Rule], address: str, port: int) -> bool:
 
 
 INTERNET, PRIVATE, IPV6 = "93.184.216.34", "10.20.30.40", "2606:2800:220:1::1"
-HUB = {"start", "tasks", "embed", "embed-torch", "own-choices", "measure", "extract", "shift-measure", "shift-score"}
-API = {"topics", "measure-api", "shift-measure-api"}
+HUB = {
+    "start",
+    "tasks",
+    "embed",
+    "embed-torch",
+    "own-choices",
+    "measure",
+    "classify",
+    "extract",
+    "shift-measure",
+    "shift-score",
+}
+API = {"classify-api", "measure-api", "shift-measure-api"}
 STEP_NAMES = [*TEMPLATES, "start", "outcome", "prefprobe-test"]
 IN_CLUSTER: dict[str, Any] = {"store": {"endpoint": "http://minio.data.svc.cluster.local:9000"}}
 

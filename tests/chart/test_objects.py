@@ -193,8 +193,8 @@ def test_the_only_secret_is_a_token_that_kubernetes_fills(rendered: Objects) -> 
 
 
 def test_secrets_are_seen_only_where_they_are_used() -> None:
-    asks, fetches = {"topics", "measure-api", "shift-measure-api"}, {"start", "tasks", "embed", "embed-torch"}
-    fetches |= {"own-choices", "measure", "extract", "shift-measure", "shift-score"}
+    asks, fetches = {"classify-api", "measure-api", "shift-measure-api"}, {"start", "tasks", "embed", "embed-torch"}
+    fetches |= {"own-choices", "measure", "classify", "extract", "shift-measure", "shift-score"}
     found = {
         name: secrets_named(pod) for name, pod in pods(render({**DEV_STORE, "secrets": EVERYTHING["secrets"]})).items()
     }

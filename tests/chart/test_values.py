@@ -14,7 +14,7 @@ from tests.chart.rendering import KIND, NAMESPACE, Objects, leaves, parse, pod, 
 GPU = {name for name, template in TEMPLATES.items() if template.node == "gpu"}
 CPU = {*TEMPLATES, "start", "outcome"} - GPU
 READ_MODELS = GPU | {"start", "tasks", "embed", "embed-torch"}
-FOLLOWS = GPU | {"embed-torch", "probe", "hoo"}
+FOLLOWS = GPU | {"embed-torch", "probe", "hoo-layers", "content"}
 """Whose requests follow from the study."""
 DIGEST = "sha256:" + "a" * 64
 Leaf = dict[str, Any]
@@ -177,7 +177,7 @@ def test_a_pod_asks_for_what_follows_from_the_study_unless_a_value_says_otherwis
         found[name] = main["resources"]["requests"]
     assert {name: found[name] for name in FOLLOWS} == {
         **{name: {"cpu": "2", "memory": "7Gi"} for name in GPU},
-        **{name: {"cpu": "2", "memory": "5Gi"} for name in ("embed-torch", "hoo")},
+        **{name: {"cpu": "2", "memory": "5Gi"} for name in ("embed-torch", "hoo-layers", "content")},
         "probe": {"cpu": "3", "memory": "5Gi"},
     }
     written = source_leaves()

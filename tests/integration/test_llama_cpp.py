@@ -116,7 +116,7 @@ def test_a_server_gives_the_probabilities_of_own_weights(
     assert engine.about["prefill"] == prefill
     assert engine.about["label_mass"] < 0.9
     assert r > 0.9999
-    assert apart < 0.001
+    assert apart < 0.001 / temperature  # what separates two kernels' logits is divided by the temperature
 
 
 def test_ask_shows_the_server_beside_own_weights(exact_copy: str, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_quantised_copy_is_told_from_the_weights_that_it_was_made_of(
 def measured(store: Path, url: str, **api: Any) -> dict[str, Any]:
     """What a study of this endpoint and of own weights says of both, once its train set is measured."""
     endpoint = {"base_url": url, "key": "", **api}
-    overrides = ["tasks.n_train=48", "tasks.n_eval=24", "train.initial_degree=2", "train.max_rounds=1"]
+    overrides = ["tasks.n_train=36", "tasks.n_eval=12", "train.initial_degree=2", "train.max_rounds=1"]
     overrides += [
         "choices.engine=api",
         *(f"choices.api.{name}={json.dumps(value)}" for name, value in endpoint.items()),

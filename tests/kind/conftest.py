@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.kind)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside what a test says of its failure, what the cluster does: the pods, and what was said of them last."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        for what in (("pods", "-o", "wide"), ("events", "--sort-by=.lastTimestamp")):
+            said = cluster.run("kubectl", "get", "--request-timeout=20s", "-A", *what, check=False)
+            report.sections.append((what[0], "\n".join(said.splitlines()[-60:])))
+    return report
 
 
 @dataclass
@@ -130,16 +142,21 @@ def cluster() -> Iterator[Cluster]:
         script("build.sh")
         script("down.sh", name, "--keep-engine")
         script("up.sh", name)
+    try:
+        yield cluster_of(name)
+    finally:
+        if not existing:
+            script("down.sh", name)
+
+
+def cluster_of(name: str) -> Cluster:
+    """The cluster that up.sh made by this name."""
     # a pod knows none of this machine's settings, some of which change the last digits of a sum
     hidden = ("AWS_", "ARGO_", "PREFPROBE_", "OPENBLAS_", "OMP_", "MKL_", "ATEN_", "ONEDNN_", "DNNL_", "NPY_", "GLIBC_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     env |= {"KUBECONFIG": str(CACHE / f"{name}.kubeconfig"), "PATH": f"{CACHE / 'bin'}:{os.environ['PATH']}"}
     env |= {"NO_PROXY": "127.0.0.1,localhost", "DOCKER_BUILDKIT": "1"}
-    try:
-        yield Cluster(name, env)
-    finally:
-        if not existing:
-            script("down.sh", name)
+    return Cluster(name, env)
 
 
 def script(name: str, *args: str) -> None:
@@ -246,7 +263,15 @@ VALUES = ("-f", str(ROOT / "helm" / "prefprobe" / "dev" / "kind.yaml"))
 
 @pytest.fixture(scope="session")
 def release(cluster: Cluster, images: None) -> Iterator[Release]:
-    """The chart, installed as the README says, in a namespace that enforces the restricted profile."""
+    with installed(cluster) as release:
+        yield release
+    if os.environ.get("PREFPROBE_CLUSTER") is None:
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+
+
+@contextmanager
+def installed(cluster: Cluster) -> Iterator[Release]:
+    """The chart, installed as the README says, in a new namespace that enforces the restricted profile."""
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
@@ -256,8 +281,6 @@ def release(cluster: Cluster, images: None) -> Iterator[Release]:
     cluster.helm("install", "prefprobe", ROOT / "helm" / "prefprobe", *VALUES, "--wait", "--timeout", "3m")
     with forwarded(cluster, NAMESPACE, "service/prefprobe-seaweedfs", 8333) as port:
         yield Release(cluster, {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"})
-    if os.environ.get("PREFPROBE_CLUSTER") is None:
-        cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
 
 
 @contextmanager
@@ -278,6 +301,18 @@ def forwarded(cluster: Cluster, namespace: str, service: str, port: int) -> Iter
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def pod_spec(image: str, command: list[str]) -> dict[str, Any]:
+    """Of a pod under the restricted profile, with one container."""
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {"name": "main", "image": image, "imagePullPolicy": "Never", "command": command}
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container | {"securityContext": restricted}],
+    }
 
 
 def free_port() -> int:

@@ -65,4 +65,5 @@ kubectl -n argo patch deployment argo-server --type json -p "[
 kubectl -n argo rollout status deployment/workflow-controller --timeout 180s
 kubectl -n argo rollout status deployment/argo-server --timeout 180s
 kubectl wait --for=condition=Ready nodes --all --timeout 120s
+kubectl -n kube-system rollout status deployment/coredns --timeout 180s   # without it no pod finds the store by its name
 say "cluster $NAME is up: export KUBECONFIG=$KUBECONFIG"

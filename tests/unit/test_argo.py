@@ -14,19 +14,38 @@ from prefprobe.study.graph import TEMPLATES, graph
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = {p.stem: yaml.safe_load(p.read_text("utf-8")) for p in sorted((ROOT / "argo" / "templates").glob("*.yaml"))}
-WITH_MODEL = ("own-choices", "measure", "extract", "shift-measure", "shift-score")
-CPU = {"start", "tasks", "topics", "measure-api", "embed", "embed-torch", "probe", "hoo", "shift-measure-api", "shift"}
+WITH_MODEL = ("classify", "own-choices", "measure", "extract", "shift-measure", "shift-score")
+CPU = {
+    "start",
+    "tasks",
+    "classify-api",
+    "topics",
+    "measure-api",
+    "embed",
+    "embed-torch",
+    "probe",
+    "hoo-layers",
+    "hoo",
+    "content",
+    "shift-measure-api",
+    "shift",
+}
 LEAVES = {**dict.fromkeys((*CPU, "report", "outcome"), "cpu"), **dict.fromkeys(WITH_MODEL, "gpu")}
 READ_MODELS = {"start", "tasks", "embed", "embed-torch", *WITH_MODEL}
-ASK_PROVIDERS = {"topics", "measure-api", "shift-measure-api"}
+ASK_PROVIDERS = {"classify-api", "measure-api", "shift-measure-api"}
 # what a pod holds decides what it asks for: cores, memory, and the memory at which it is ended
 REQUESTS = {
     **dict.fromkeys(WITH_MODEL, ("model", "8", "64Gi", "160Gi")),
     "embed-torch": ("encoder", "4", "16Gi", "64Gi"),
-    **dict.fromkeys(("probe", "hoo"), ("features", "4", "16Gi", "32Gi")),
+    **dict.fromkeys(("probe", "hoo-layers", "content"), ("features", "4", "16Gi", "32Gi")),
 }
 # who waits for one waits for the other
-SIBLINGS = {"measure-api": "measure", "shift-measure-api": "shift-measure", "embed-torch": "embed"}
+SIBLINGS = {
+    "classify-api": "classify",
+    "measure-api": "measure",
+    "shift-measure-api": "shift-measure",
+    "embed-torch": "embed",
+}
 
 
 class Pins(dict[str, str]):
@@ -63,10 +82,18 @@ def test_one_template_for_every_step() -> None:
 
 
 API = ["choices.engine=api", "choices.api.base_url=http://127.0.0.1/v1", "choices.api.model=m"]
-MANY = ["base.source=b", "activations.shards=2", "shift.shards=2"]
+MANY = ["base.source=b", "activations.shards=2", "probes.shards=2", "shift.shards=2"]
 TORCH = {"encoder.minilm.torch": "t"}
+JUDGES = [
+    "topics.judge.by=api",
+    "topics.judge.api.base_url=http://127.0.0.1/v1",
+    "topics.judge.api.model=m",
+    "topics.second.by=local",
+]
 STUDIES = pytest.mark.parametrize(
-    ("engine", "pins"), [([], {}), (API, {}), ([], TORCH)], ids=["local", "api", "an encoder in torch"]
+    ("engine", "pins"),
+    [([], {}), (API, {}), (JUDGES, {}), ([], TORCH)],
+    ids=["local", "api", "judges of topics", "an encoder in torch"],
 )
 
 
@@ -98,7 +125,7 @@ def test_who_waits_for_a_template_waits_for_its_sibling_too() -> None:
 
 def test_a_step_of_several_nodes_or_none_fans_out_and_the_others_do_not() -> None:
     several = set()
-    for engine, pins in (([], {}), (API, {}), ([], TORCH)):
+    for engine, pins in (([], {}), (API, {}), (JUDGES, {}), ([], TORCH)):
         nodes = graph(load_config(ROOT / "presets" / "demo.yaml", [*MANY, *engine]), Pins(pins), "r").values()
         of = [node.template for node in nodes]
         several |= {template for template in TEMPLATES if of.count(template) != 1}

@@ -44,10 +44,10 @@ def call(*args: object) -> int:
 
 def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
-    lines = "activations.shards=2\n\n  seed=3  \n"
-    assert call("start", study(tmp_path), "--set", lines, "--out", out, "--store", store) == 0
+    lines = ["--set", "activations.shards=2\n\n  seed=3  \n", "--set", "name=other"]
+    assert call("start", study(tmp_path), *lines, "--out", out, "--store", store) == 0
     run = Run.open(str(store), (out / "run").read_text())
-    assert (run.config.seed, run.config.activations.shards) == (3, 2)
+    assert (run.config.seed, run.config.activations.shards, run.config.name) == (3, 2, "other")
     fanned = {name: json.loads((out / name).read_text()) for name in STEPS}
     assert [n for nodes in fanned.values() for n in nodes] == sorted(
         run.nodes, key=lambda n: list(STEPS).index(run.nodes[n].step.name)

@@ -1,12 +1,13 @@
 """Presets: every value is checked, and every error names the file and the key."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from prefprobe.config import load_config
+from prefprobe.config import load_config, standalone
 from prefprobe.errors import BadConfig
 from prefprobe.settings import Config, TaskSource
 
@@ -26,6 +27,79 @@ def test_gemma3_has_the_published_values() -> None:
     assert [int(f * 62) for f in config.activations.fractions] == [6, 12, 18, 24, 31, 37, 43, 49, 55]
 
 
+EXTENDING = {
+    "first": {"extends": "demo", "name": "first", "train": {"batch": 9}, "encoders": {"own": "o/e"}},
+    "second": {"extends": "first.yaml", "name": "second", "base": {"source": "o/b"}, "model": {"dtype": "bfloat16"}},
+    "other": {"extends": "../presets/second", "name": "other", "model": {"source": "o/n"}, "base": None},
+}
+
+
+def write_presets(folder: Path, **presets: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in presets.items():
+        (folder / f"{name}.yaml").write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return folder
+
+
+@pytest.fixture
+def extending(tmp_path: Path) -> Path:
+    return write_presets(tmp_path / "presets", demo=DEMO.read_text("utf-8"), **EXTENDING)
+
+
+def test_a_preset_lies_over_what_it_extends_as_the_command_line_does(extending: Path) -> None:
+    layers = ["name=first", "train.batch=9", "encoders.own=o/e"]
+    assert load_config(extending / "first.yaml") == load_config(DEMO, layers)
+    layers += ["name=second", "base.source=o/b", "model.dtype=bfloat16"]
+    assert load_config(extending / "second.yaml") == load_config(DEMO, layers)
+    found = load_config(extending / "other.yaml", ["train.batch=7"])
+    assert (found.model.name, found.model.dtype, found.base, found.train.batch) == (None, "bfloat16", None, 7)
+    assert found.encoders.keys() == {"minilm", "own"}
+
+
+def test_a_preset_goes_to_a_cluster_with_all_that_it_extends(extending: Path, tmp_path: Path) -> None:
+    assert standalone(extending / "demo.yaml") == DEMO.read_text("utf-8")
+    for name in EXTENDING:
+        alone = tmp_path / "demo.yaml"
+        alone.write_text(standalone(extending / f"{name}.yaml"))
+        assert load_config(alone) == load_config(extending / f"{name}.yaml")
+
+
+def test_a_text_extends_a_preset_of_any_name_that_lies_there(extending: Path) -> None:
+    text = yaml.safe_dump(EXTENDING["first"])  # as a workflow gets it, whose `model` names demo unless told otherwise
+    assert load_config(extending / "demo.yaml", (), text) == load_config(extending / "first.yaml")
+
+
+@pytest.mark.parametrize(
+    ("presets", "sentence"),
+    [
+        ({"a": {"extends": "a"}}, "a.yaml: `extends: a` leads back to"),
+        ({"a": {"extends": "b"}, "b": {"extends": "c"}, "c": {"extends": "../p/b"}}, "c.yaml: `extends: ../p/b` leads"),
+        ({"a": {"extends": "b"}, "b": {"extends": "a.yaml"}}, "b.yaml: `extends: a.yaml` leads back to"),
+        ({"a": {"extends": "n"}}, "a.yaml: `extends: n`: there is no "),
+        ({"a": {"extends": "n"}, "b": {}}, "name a preset in the same folder (b), or the path"),
+        ({"a": {"extends": ["b"]}, "b": {}}, "a.yaml: `extends`: expected the name of one preset, such as gemma3, found"),
+        ({"a": {"extends": ""}}, "expected the name of one preset, such as gemma3, found ''"),
+        ({"a": {"extends": "b"}, "b": "- 1"}, "b.yaml: expected a mapping of settings, found list"),
+        ({"a": {"extends": "b"}, "b": "{x: 1, x: 2}"}, "b.yaml line 1: not valid YAML (the key 'x' stands twice)"),
+        ({"a": {"extends": "b"}, "b": {"trian": {}}}, "a.yaml: `name`: field required"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_extended_is_named(presets: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    folder = write_presets(tmp_path / "p", **presets)
+    for call in (load_config, standalone):
+        if sentence.startswith("a.yaml: `name`") and call is standalone:
+            continue
+        with pytest.raises(BadConfig) as refused:
+            call(folder / "a.yaml")
+        assert sentence in str(refused.value).replace(f"{folder}/", "")
+        assert str(refused.value).count(". ") <= 1
+
+
+def test_extends_is_no_setting(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="`extends` is not a setting"):
+        load_config(DEMO, ["extends=gemma3"])
+
+
 def test_environment_lies_over_the_preset_and_set_over_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFPROBE_TRAIN__MAX_ROUNDS", "7")
     monkeypatch.setenv("PREFPROBE_EVAL__MAX_ROUNDS", "7")
@@ -40,7 +114,7 @@ def test_a_source_of_tasks_is_text_or_a_mapping_everywhere(monkeypatch: pytest.M
     by_set = load_config(DEMO, [f"tasks.sources={json.dumps(given)}"])
     monkeypatch.setenv("PREFPROBE_TASKS__SOURCES", json.dumps(given))
     assert by_set == load_config(DEMO)
-    assert by_set.tasks.files == [TaskSource(path="demo"), TaskSource(path="a.csv", id=None, text="question")]
+    assert by_set.tasks.all_sources == [TaskSource(path="demo"), TaskSource(path="a.csv", id=None, text="question")]
     assert by_set.tasks.sources[0] == "demo"
 
 
@@ -89,8 +163,8 @@ def test_what_a_run_saves_is_a_preset_again(override: str, tmp_path: Path) -> No
         ("models=1", r"`models` is not a setting \(did you mean `model`\?\)"),
         ("base.sorce=x", r"`base\.sorce` is not a setting \(did you mean `source`\?\)"),
         ("tasks.sources=[{path: a, txt: b}]", r"`tasks\.sources\.0\.txt` is not a setting \(did you mean `text`\?\)"),
-        ("tasks.sources=[demo, {text: b}]", r"yaml: `tasks\.sources\.1\.path`: field required\. Correct"),
-        ("tasks.sources=[5]", r"`tasks\.sources\.0`: a source is a text, or a mapping with `path`\. Correct"),
+        ("tasks.sources=[demo, {text: b}]", r"yaml: `tasks\.sources\.1`: a source has a `name`, a `path` or"),
+        ("tasks.sources=[5]", r"`tasks\.sources\.0`: a source is a text, or a mapping with `name`, `path` or `hub`\."),
         ("tasks.n_train=many", r"`tasks\.n_train`: input should be a valid integer"),
         ("model.dtype=float8", r"`model\.dtype`: input should be 'float32'"),
         ("model.date=yesterday", r"`model\.date`: input should be a valid date"),
@@ -187,6 +261,31 @@ def test_what_experiments_are_called() -> None:
     assert load_config(DEMO, [f"shift.experiments={json.dumps(given)}"]).shift.stems == [
         "category", "my.tastes", "b c", "x", "y",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["shift.neutral=[a, b, a]"], "'a' is the baseline or stands twice; word every paraphrase differently"),
+        (["shift.baseline=b", "shift.neutral=[b]"], "'b' is the baseline or stands twice"),
+        (["shift.neutral=['']"], r"shift\.neutral\.0"),
+        (["shift.neutral=[' ']"], r"shift\.neutral\.0"),
+    ],
+)
+def test_paraphrases_that_are_none_are_refused(overrides: list[str], expected: str) -> None:
+    with pytest.raises(BadConfig, match=expected):
+        load_config(DEMO, overrides)
+
+
+def test_a_baseline_of_ones_own_has_paraphrases_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(re.sub(r"(?m)^  neutral: .*\n", "", DEMO.read_text()))
+    load_config(tmp_path / "own.yaml")
+    with pytest.raises(
+        BadConfig, match="its default paraphrases another baseline; word a few paraphrases of yours, or"
+    ):
+        load_config(tmp_path / "own.yaml", ["shift.baseline=You are a pirate."])
+    for given in ("[]", "[You are a buccaneer.]"):
+        load_config(tmp_path / "own.yaml", ["shift.baseline=You are a pirate.", f"shift.neutral={given}"])
 
 
 @pytest.mark.parametrize("fractions", ["[]", "[1.0]", "[0.5, -0.1]"])

@@ -59,12 +59,22 @@ def test_an_image_of_a_step_adds_labels_its_job_and_its_command(template: Templa
     assert (ROOT / "jobs" / f"{step.name.replace('-', '_')}.py").is_file()
 
 
-OTHERWISE = dict.fromkeys(("measure-api", "shift-measure-api"), "through an API") | {"embed-torch": "with torch"}
+OTHERWISE = dict.fromkeys(("classify-api", "measure-api", "shift-measure-api"), "through an API") | {
+    "embed-torch": "with torch"
+}
 
 
 def test_torch_is_where_it_is_needed() -> None:
     with_torch = {name for name, template in TEMPLATES.items() if template.base == "gpu"}
-    assert with_torch == {"own-choices", "measure", "extract", "embed-torch", "shift-measure", "shift-score"}
+    assert with_torch == {
+        "classify",
+        "own-choices",
+        "measure",
+        "extract",
+        "embed-torch",
+        "shift-measure",
+        "shift-score",
+    }
 
 
 @pytest.mark.parametrize("path", BASES.values(), ids=list(BASES))

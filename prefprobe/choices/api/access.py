@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
 from prefprobe.errors import BadConfig
-from prefprobe.settings.api import ApiSettings, FromVariable
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import FromVariable
 
 
 @dataclass(frozen=True, repr=False)

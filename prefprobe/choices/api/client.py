@@ -17,7 +17,7 @@ from prefprobe.choices.api.failures import GARBAGE, NO_ANSWER, Lost, TurnedDown
 from prefprobe.choices.api.pacing import Pace, backoff
 from prefprobe.choices.api.wire import Wire
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
-from prefprobe.settings.api import TransportSettings
+from prefprobe.settings.endpoint import TransportSettings
 
 FIRST_CONTACT = 60.0
 """Seconds for which an endpoint may be silent that has never answered, but for saying that it is loading its model."""

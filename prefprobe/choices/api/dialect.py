@@ -11,6 +11,8 @@ from typing import Any
 from prefprobe.choices.engine import Spend
 from prefprobe.settings.api import ApiSettings
 
+FORM = "response_format"
+"""The field of a request that says which form an answer has."""
 PLAIN_TOKENS = 16
 """Tokens that a model without thoughts needs to name a label."""
 PREFILLS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -40,6 +42,8 @@ class Dialect:
     """Log-probabilities asked for at each position; 0 if answers are sampled."""
     counted: bool = False
     """Whether they are asked for by their number in `logprobs`, as in the older completions, and not in `top_logprobs`."""
+    form: bool = True
+    """Whether the form of an answer is asked for as `extra` says in FORM, where it says so."""
     stream_options: bool = False
     """Whether a stream is asked to say what it took."""
     prefill: str = ""
@@ -85,6 +89,8 @@ class Dialect:
             if not self.system:
                 turns = [{"role": "user", "content": f"{system}\n\n{user}"}]
         body = {"model": settings.model, "messages": turns, **settings.extra}
+        if not self.form:
+            body.pop(FORM, None)
         if self.prefill:
             fields, marks = PREFILLS[self.prefill_by]
             turns.append({"role": "assistant", "content": self.prefill, **marks})

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.asking import Asking
 from prefprobe.choices.api.client import Call, Client, Reply
-from prefprobe.choices.api.dialect import Dialect
+from prefprobe.choices.api.dialect import PLAIN_TOKENS, Dialect
 from prefprobe.choices.api.failures import NO_ANSWER
 from prefprobe.choices.api.interview import Interview
 from prefprobe.choices.api.replies import EMPTY, Body, complaint, expected, finish, limit, logprobs, to_answer
@@ -18,7 +18,8 @@ from prefprobe.choices.ledger import Ledger
 from prefprobe.choices.reading import Labels
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.numbers import listed
-from prefprobe.settings.api import ApiSettings, Prices
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import Prices
 
 _SHOWN = 60  # characters of a model's name
 _STRANGERS, _SHARE = 10, 0.2
@@ -58,7 +59,8 @@ class Budget:
 class Endpoint:
     """A model that is asked over the network: speaks its dialect, keeps to the budget, hands answers on in parts.
 
-    Without a dialect it is asked for one, and `trial` is told of these questions.
+    Without a dialect it is asked for one, and `trial` is told of these questions; `tokens` is what an answer takes of a model
+    without thoughts.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Endpoint:
         labels: Labels | None = None,
         dialect: Dialect | None = None,
         trial: Save | None = None,
+        tokens: int = PLAIN_TOKENS,
     ) -> None:
         self.settings, self._budget, self._part = settings, budget, part
         self._paid = Spend() if dialect is None else dialect.spend
@@ -86,7 +89,7 @@ class Endpoint:
         self._client = Client(access, settings.transport, self._inspect)
         if dialect is None:  # an address or a server that is wrong from the start shows early
             client = Client(access, settings.transport, self._inspect, trial=True)
-            dialect = self._interview(client, Ledger() if trial is None else trial, samples, labels)
+            dialect = self._interview(client, Ledger() if trial is None else trial, samples, labels, tokens)
         self.dialect = dialect
         if settings.budget_usd is not None and settings.prices is None and not self.dialect.reports_cost:
             raise BadConfig(
@@ -107,7 +110,9 @@ class Endpoint:
 
         Asking(self._client, save, self._part, read=read, cost=self._expected, more=self._budget.covers_more).run(calls)
 
-    def _interview(self, client: Client, save: Save, samples: Sequence[str], labels: Labels | None) -> Dialect:
+    def _interview(
+        self, client: Client, save: Save, samples: Sequence[str], labels: Labels | None, tokens: int
+    ) -> Dialect:
         estimated = False
 
         def ask(bodies: Sequence[Body]) -> list[Reply]:
@@ -128,7 +133,7 @@ class Endpoint:
                 raise TemporaryFailure(f"{self.settings.base_url}: {lost}; run again later.")
             return some
 
-        found = Interview(ask, self.settings, self._temperature, samples[0], samples[1:], labels).dialect()
+        found = Interview(ask, self.settings, self._temperature, samples[0], samples[1:], labels, tokens).dialect()
         names, self._answered_by = sorted(self._answered_by), Counter()
         if not all(self._expects(name, names[0]) for name in names):
             raise BadConfig(

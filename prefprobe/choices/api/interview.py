@@ -9,7 +9,7 @@ from typing import Any
 from scipy.special import expit
 
 from prefprobe.choices.api.client import Reply
-from prefprobe.choices.api.dialect import PLAIN_TOKENS, PREFILLS, Dialect
+from prefprobe.choices.api.dialect import FORM, PLAIN_TOKENS, PREFILLS, Dialect
 from prefprobe.choices.api.replies import (
     ALONE,
     Body,
@@ -44,6 +44,7 @@ _APART = 0.1
 _SYSTEM = "You are a helpful assistant."
 
 _NAMES = {
+    "form": re.compile(r"\bresponse_format\b|\bjson_schema\b|\bstructured\b"),
     "seed": re.compile(r"\bseed\b"),
     "limit": re.compile(r"\bmax_(completion_)?tokens\b"),
     "temperature": re.compile(r"\btemperature\b"),
@@ -69,6 +70,8 @@ class Interview:
     """User turns such as will be asked later, at least two; some may be turned down."""
     labels: Labels | None
     """What answers begin with; None where probabilities are not wanted."""
+    tokens: int = PLAIN_TOKENS
+    """That an answer takes of a model without thoughts."""
 
     def dialect(self) -> Dialect:
         """Agree on the fields, look for log-probabilities, then ask all samples as questions will be asked."""
@@ -111,7 +114,7 @@ class Interview:
     def _agreed(self) -> Dialect:
         """What the endpoint takes of a request that is sampled; whatever is turned down is left out, one at a time."""
         spoken = plain = Dialect(
-            max_tokens=self.settings.max_tokens or PLAIN_TOKENS, stream_options=self.settings.stream
+            max_tokens=self.settings.max_tokens or self.tokens, stream_options=self.settings.stream
         )
         guessed: list[dict[str, Any]] = []
         while (reply := self._replies(spoken, [self.plain], _SYSTEM)[0]).body is None:
@@ -119,8 +122,8 @@ class Interview:
             if _NAMES["limit"].search(sentence) and _TOO_SHORT.search(sentence):
                 spoken = self._longer(spoken, reply.error)
                 continue
-            sent = self.settings.seed is not None
-            taken = [name for name in _NAMES if getattr(spoken, name) and (sent or name != "seed")]
+            unsent = {"seed": self.settings.seed is None, "form": FORM not in self.settings.extra}
+            taken = [name for name in _NAMES if getattr(spoken, name) and not unsent.get(name)]
             if not taken:
                 raise reply.means or BadConfig(
                     f"{self._whom} turned down the plainest question ({reply.error}); see `extra`, `model` and `stream`."

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from prefprobe.settings.api import TransportSettings
+from prefprobe.settings.endpoint import TransportSettings
 
 FIRST_WINDOW = 8.0
 FIRST_BACKOFF, LONGEST = 0.5, 60.0

@@ -10,7 +10,7 @@ from prefprobe.choices.api.failures import NO_ANSWER
 from prefprobe.choices.engine import TOOL_CALLS, Answer, Spend, may_cost
 from prefprobe.choices.listed import kept
 from prefprobe.choices.reading import Labels, answer_text
-from prefprobe.settings.api import Prices
+from prefprobe.settings.endpoint import Prices
 
 Body = dict[str, Any]
 """A chat completion as parsed JSON; nothing in it is taken for granted."""

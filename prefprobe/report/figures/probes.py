@@ -141,7 +141,7 @@ def alphas(rows: rows_of.Rows) -> Figure:
 
 
 def scatter(rows: rows_of.Rows) -> Figure:
-    """Predicted against observed utility of each task of the final half; on the dashed line they would be equal."""
+    """Predicted against observed utility of each eval task; on the dashed line they would be equal."""
     figure = blank(400)
     axes, paper = panel(figure, 68, 14, 56, 50), sheet(figure)
     drawn = evenly([row for row in rows if row["target"] == "raw"])

@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def effects(rows: Rows) -> Figure:
-    """Root-mean-square Δp on and off target by experiment, over a bar that is the noise of a single Δp."""
+    """Root-mean-square Δp on and off target by experiment, over a bar that is what neutral paraphrases of the baseline do."""
     names = [row["experiment"] for row in rows]
     shorts = [shortened(name, 20) for name in names]
     left, right, pitch = text_width(shorts) + 14, 60.0, 30.0
@@ -37,8 +37,8 @@ def effects(rows: Rows) -> Figure:
     on = {**_SOLID, "color": MODEL, "markersize": 9}
     off = {**_OPEN, "markeredgewidth": 1.8, "markersize": 7}
     noise: dict[str, Any] = {"color": GRID, "linewidth": 13, "solid_capstyle": "butt"}
-    key(paper, 0, 14, [(on, "on target"), (off, "off target"), (noise, "noise of one Δp")])
-    paper.text(WIDTH, 42, "on / noise", color=MUTED, ha="right", va="center_baseline")
+    key(paper, 0, 14, [(on, "on target"), (off, "off target"), (noise, "neutral paraphrases")])
+    paper.text(WIDTH, 42, "on / neutral", color=MUTED, ha="right", va="center_baseline")
     for i, row in enumerate(rows):
         y = 58 + pitch * (i + 0.5)
         paper.text(left - 12, y, shorts[i], ha="right", va="center_baseline")
@@ -86,7 +86,7 @@ def scatter(rows: Rows, found: dict[str, Any]) -> Figure:
         axes.plot(
             [-reach * 0.93, -reach * 0.93 + 2 * noise], [y, y], color=FG, linewidth=2, solid_capstyle="butt", zorder=5
         )
-        axes.annotate("±1 s.e. of one Δp", (-reach * 0.93 + 2 * noise, y), (7, 0), textcoords="offset points",
+        axes.annotate("± neutral paraphrases", (-reach * 0.93 + 2 * noise, y), (7, 0), textcoords="offset points",
                       color=MUTED, va="center_baseline", zorder=5, bbox=ON_PAPER)  # fmt: skip
     return figure
 

@@ -122,16 +122,16 @@ def _compared(results: Results) -> list[str]:
         )
     if not results.features("encoder"):
         said.append("No sentence encoder was run: what the words of a task alone foretell is not known.")
+    parts = {name: found["part"] for name, found in results.experiments if not found["part"].startswith("all")}
+    if parts:
+        said.append(
+            f"Experiments: only a part of each was run, {by_set(parts)}; "
+            "`prefprobe plan` says which correlation it can show."
+        )
     flat = [name for name, found in results.experiments if not found["estimable"]]
     if flat:
         said.append(
             f"System prompts: no correlation is estimable in {listed(flat)}. This counts neither for nor against the "
             "probe: it is a fact about this model’s choices."
-        )
-    if results.shift and results.features("encoder"):
-        said.append(
-            "Encoders and system prompts: an encoder that sees a prompt name a subject also moves on target, so a "
-            "correlation on target alone does not show that a probe reads preference; pooled and centred correlations "
-            "weigh more."
         )
     return said

@@ -1,7 +1,7 @@
 """The method, a sentence or two for each part of it, every number taken from the configuration and the results."""
 
 from prefprobe.findings.results import Results
-from prefprobe.numbers import count, listed
+from prefprobe.numbers import by_set, count, listed
 from prefprobe.report.prose.method_answers import answered, asked
 from prefprobe.report.prose.method_prompts import rendered
 from prefprobe.report.prose.one_model import compared
@@ -63,16 +63,35 @@ def _probes(results: Results) -> list[str]:
     controls = [f"train labels permuted {settings['permutations']} times"]
     controls += ["an untrained copy of the network"] if results.features("untrained") else []
     controls += ["random vectors of the same width"] if results.features("random") else []
+    tested = (
+        f"one half of eval ({count(probe['n_select'])} tasks), and every result is of the other half "
+        f"({count(probe['n_final'])} tasks; the published procedure)"
+        if published_way
+        else f"one half of eval, and the other half is predicted with them, then the reverse, so that every result is of all "
+        f"{count(probe['n_final'])} eval tasks"
+    )
     return [
         f"A probe reads the residual stream (width {count(card['d'])}) at the last token of the rendered prompt, after "
         f"blocks {listed([str(layer) for layer in probe['layers']])} of {card['n_layers']} (counted from 0).",
         f"It is a ridge regression of μ on standardised activations of the train tasks; α (of {len(probe['alphas'])} "
-        f"values) and block are those with the highest Pearson r on one half of eval ({count(probe['n_select'])} tasks), "
-        f"and every result is of the other half ({count(probe['n_final'])} tasks).",
+        f"values) and block are those with the highest Pearson r on {tested}.",
+        *_candidates(results),
         f"“Topic means removed” predicts what is left of μ after {means}.",
         f"For held-out topics, {held} left out of training at a time, and r is that within what was left out; {tuned}.",
-        f"Controls are {listed(controls)}, put through the same selection; intervals are 95 % percentile bootstraps "
-        "over tasks, over topics for means over folds, and over whole prompts and tasks for shifts.",
+        f"Controls are {listed(controls)}, put through the same selection; intervals are 95 %, of a jackknife over tasks, over "
+        "topics with refits for held-out topics, and over prompts and tasks for shifts; correlations on Fisher’s scale.",
+    ]
+
+
+def _candidates(results: Results) -> list[str]:
+    """Said where features that are compared have different numbers of layers to choose from."""
+    layers = {results.labels[name]: len(results.probe[name]["layers"]) for name in results.features()}
+    if len(set(layers.values())) == 1:
+        return []
+    many = by_set({name: str(n) for name, n in layers.items()})
+    return [
+        f"The probes that are compared have different numbers of blocks to choose from: {many}; "
+        "since a block is chosen and tested on different tasks, this makes none look better than it is."
     ]
 
 

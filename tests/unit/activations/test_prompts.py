@@ -15,7 +15,7 @@ from prefprobe.activations.templates import renderer
 from prefprobe.activations.turns import Turns
 from prefprobe.errors import BadConfig
 from prefprobe.plan.prompts import PromptLengths
-from prefprobe.settings import DATE
+from prefprobe.settings.model import DATE
 from tests import chat_templates as made
 
 pytestmark = pytest.mark.model

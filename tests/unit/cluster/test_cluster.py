@@ -14,6 +14,7 @@ import yaml
 
 from prefprobe.cli import main
 from prefprobe.cluster import view, workflows
+from prefprobe.config import load_config
 from prefprobe.store.objects import ObjectStore
 
 TOKEN = "secret-token-of-the-test"
@@ -246,6 +247,12 @@ def test_submit_sends_the_preset_and_says_what_to_do_next(server: Server, capsys
     said = capsys.readouterr()
     assert said.out == "w\n"
     assert "prefprobe cluster watch w -n lab" in said.err
+
+
+def test_a_preset_that_extends_another_is_sent_whole(server: Server) -> None:
+    assert call("submit", PRESET.with_name("small.yaml")) == 0
+    text = next(p["value"] for p in submitted(server)["spec"]["arguments"]["parameters"] if p["name"] == "preset")
+    assert load_config(Path("elsewhere.yaml"), (), text) == load_config(PRESET.with_name("small.yaml"))
 
 
 def test_a_bad_preset_is_not_sent(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

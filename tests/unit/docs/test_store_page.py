@@ -26,6 +26,7 @@ from prefprobe.store.formats import npz_bytes
 from prefprobe.study.export import copy_outputs, export_features
 from prefprobe.study.run import Run, run_nodes
 from prefprobe.thurstonian.fit_files import fit_choices
+from tests.encoders import write_bert
 from tests.fault_server import Behaviour, FaultServer
 from tests.planted_study import PROMPT, PlantedEngine
 from tests.store_page import PAGE, described, differences, stored
@@ -53,11 +54,17 @@ def extract(
 
 
 def write_study(folder: Path, url: str) -> Path:
-    """A preset: 36 tasks with planted utilities, chosen over an API with a judge, and one experiment."""
+    """A preset: 36 tasks with planted utilities and a pool of 4 more, chosen over an API with a judge, and one experiment."""
     rng = random.Random(3)
     tasks = [
-        {"id": f"t{i:02d}", "text": f"Task {i}, u={rng.gauss(0, 1.2):+.2f}.", "topic": f"k{i % 3}"} for i in range(36)
+        {"id": f"t{i:02d}", "text": f"Task {i}, kind=k{i % 3}, u={rng.gauss(0, 1.2):+.2f}.", "topic": f"k{i % 3}"}
+        for i in range(40)
     ]
+    labels = [
+        {"name": name, "description": f"All {name}.", "boundary": "None."} for name in ("k0", "k1", "k2", "other")
+    ]
+    (folder / "taxonomy.yaml").write_text(yaml.safe_dump({"name": "own", "version": 1, "labels": labels}))
+    judge = {"by": "api", "api": {"base_url": url, "model": "t", "key": "", "extra": {"tool_choice": "none"}}}
     (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(task)}\n" for task in tasks))
     prompts = [{"id": f"p{i}", "text": f"Prompt {i}.", "targets": {f"k{i}": 1}} for i in range(2)]
     moved = [{"id": f"s{i}", "text": f"Shifted, u={i / 4}.", "topic": "k0", "labels": [f"k{i % 2}"]} for i in range(4)]
@@ -69,12 +76,19 @@ def write_study(folder: Path, url: str) -> Path:
     values = {
         "name": "small",
         "model": {"source": str(folder / "model")},
-        "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 24, "n_eval": 12},
+        "encoders": {"words": write_bert(folder / "words")},
+        "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 24, "n_eval": 12, "n_pool": 4},
         "choices": {"engine": "api", "api": {"base_url": url, "model": "m", "key": "", "judge": {"model": "j"}}},
+        "topics": {
+            "judge": judge,
+            "second": {"by": "given"},
+            "taxonomy": str(folder / "taxonomy.yaml"),
+            "max_unread": 1,
+        },
         "train": learning,
         "eval": learning,
         "activations": {"part": 20},
-        "shift": {"comparisons": 2, "experiments": [str(folder / "own.yaml")]},
+        "shift": {"comparisons": 2, "experiments": [str(folder / "own.yaml")], "refitted": ["own"]},
     }
     (folder / "small.yaml").write_text(yaml.safe_dump(values))
     return folder / "small.yaml"

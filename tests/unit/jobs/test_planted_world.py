@@ -19,8 +19,9 @@ from prefprobe.probes.heldout import HeldoutResult, heldout_probe
 from prefprobe.probes.probe import Probe
 from prefprobe.shift.behaviour import behavioural_shift, comparison_tasks
 from prefprobe.shift.experiments import Experiment, ShiftPrompt, ShiftTask
+from prefprobe.shift.points import shift_points
 from prefprobe.shift.scores import probe_scores
-from prefprobe.shift.statistics import shift_points, shift_statistics
+from prefprobe.shift.statistics import shift_statistics
 
 BASE = "baseline"
 LABELS = ("sea", "art", "sums", "cats")
@@ -30,7 +31,8 @@ OTHERS = tuple(f"word{i}" for i in range(12))
 VOCABULARY = ("you", *VERBS, *LABELS, *OTHERS)
 DIMENSIONS = 24
 LAYER = 5
-FAST: dict[str, Any] = {"bootstrap": 300, "permutations": 300}
+NEUTRAL = ("neutral-1", "neutral-2")
+FAST: dict[str, Any] = {"permutations": 300}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class World:
         return [list(VERBS)[i % 3], OTHERS[i % 12], OTHERS[i * 7 // 12 % 12]]
 
     def added(self, prompt: str, task: str) -> float:
-        if prompt == BASE:
+        if prompt in (BASE, *NEUTRAL):
             return 0.0
         loved, _, verb = prompt.partition("-")
         steps = (LABELS.index(task.partition("-")[0]) - LABELS.index(loved)) % len(LABELS)
@@ -110,8 +112,8 @@ class World:
 
     @cached_property
     def cells(self) -> list[tuple[str, str]]:
-        """(prompt, task), the baseline among the prompts; sorted, so that noise does not depend on the listing."""
-        prompts = [*(p.id for p in self.experiment.prompts), BASE]
+        """(prompt, task), with the baseline and its paraphrases; sorted, so that noise does not depend on the listing."""
+        prompts = [*(p.id for p in self.experiment.prompts), BASE, *NEUTRAL]
         return sorted((p, t.id) for p in prompts for t in self.experiment.tasks)
 
     @cached_property
@@ -142,7 +144,7 @@ class World:
     def embedding(self, cells: list[tuple[str, str]]) -> np.ndarray[Any, Any]:
         """(cells, d): the sum of the vectors of all words of system prompt and task, at length 1."""
         vectors = dict(zip(VOCABULARY, np.random.default_rng(7).normal(size=(len(VOCABULARY), 32)), strict=True))
-        prompts = {p.id: p.text.split() for p in self.experiment.prompts} | {BASE: ["you"]}
+        prompts = {p.id: p.text.split() for p in self.experiment.prompts} | {id_: ["you"] for id_ in (BASE, *NEUTRAL)}
         x = np.array([np.sum([vectors[w] for w in (*prompts[p], *self.words(t))], axis=0) for p, t in cells])
         return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
@@ -189,11 +191,10 @@ class World:
     def points(self, w: np.ndarray[Any, Any] | None = None, encoder: np.ndarray[Any, Any] | None = None) -> pa.Table:
         scores = self.scores(self.direction if w is None else w)
         control = None if encoder is None else self.scores(encoder)
-        return shift_points([self.experiment], self.behaviour, scores, BASE, control)
+        return shift_points([self.experiment], self.behaviour, scores, BASE, control, NEUTRAL)
 
-    def found(self, w: np.ndarray[Any, Any] | None = None, bootstrap: int = 300, permutations: int = 300) -> Any:
-        points = self.points(w)
-        return shift_statistics(points, encoder=None, bootstrap=bootstrap, permutations=permutations)["planted"]
+    def found(self, w: np.ndarray[Any, Any] | None = None, permutations: int = 300) -> Any:
+        return shift_statistics(self.points(w), encoder=None, permutations=permutations)["planted"]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_planted_shifts_are_recovered_within_their_error(world):
         slopes = [p * (1 - p) for p in (expit(against), expit(against + world.added(row["prompt_id"], row["task_id"])))]
         error = world.logit_noise / np.sqrt(2) * np.sqrt(sum((s**2).sum() for s in slopes)) / len(against)
         z.append((row["dp"] - world.true_dp(row["prompt_id"], row["task_id"])) / error)
-    assert len(z) == 96
+    assert len(z) == 120
     assert np.sqrt(np.mean(np.square(z))) == pytest.approx(1.0, abs=0.2)
     assert np.abs(z).max() < 4.5
 
@@ -223,7 +224,7 @@ def test_position_bias_cancels():
 def test_standard_errors_tell_apart_what_moved(world):
     off = [r for r in world.behaviour.to_pylist() if not world.added(r["prompt_id"], r["task_id"])]
     z = np.array([r["dp"] / r["dp_se"] for r in off])
-    assert len(z) == 72
+    assert len(z) == 96
     assert np.mean(np.abs(z) < scipy.stats.t(7).ppf(0.975)) > 0.85
     assert all(
         r["dp"] / r["dp_se"] > 8 for r in world.behaviour.to_pylist() if world.added(r["prompt_id"], r["task_id"]) > 0
@@ -239,7 +240,8 @@ def test_the_true_probe_follows_choices(world):
     assert found["on_target"]["spearman"] > 0.7
     assert found["pooled"]["pearson"]["value"] > 0.8
     assert found["centred"]["pearson"]["value"] > 0.8
-    for name in ("on_target", "pooled", "centred"):
+    assert found["corrected"]["pearson"]["low"] > 0.8
+    for name in ("on_target", "pooled", "centred", "corrected", "corrected_grid"):
         assert found[name]["p"] == 1 / 301
     assert found["sign_agreement"]["value"] > 0.95
     assert found["intended_behaviour"] == {"value": 1.0, "n": 24}
@@ -256,7 +258,8 @@ def test_a_probe_that_was_trained_on_utilities_follows_choices(world):
     raw = world.model_probe.targets["raw"]
     assert raw["best_layer"] == LAYER
     assert raw["r"]["value"] > 0.9
-    points = shift_points([world.experiment], world.behaviour, world.probed(world.activations, world.model_probe), BASE)
+    scores = world.probed(world.activations, world.model_probe)
+    points = shift_points([world.experiment], world.behaviour, scores, BASE, None, NEUTRAL)
     found = shift_statistics(points, encoder=None, **FAST)["planted"]
     assert found["estimable"]
     assert found["on_target"]["pearson"]["value"] > 0.9
@@ -271,17 +274,22 @@ def test_a_probe_that_was_trained_on_utilities_follows_choices(world):
 def test_an_encoder_follows_the_words_of_prompts_and_not_what_moves_off_target():
     """It hears love or hate in the prompt, whatever the task is about."""
     world = World(spill=0.5)
-    assert world.encoder_probe.targets["raw"]["r"]["value"] > 0.4
+    assert world.encoder_probe.targets["raw"]["r"]["value"] > 0.3
     model, encoder = (
         world.probed(world.activations, world.model_probe),
         world.probed(world.embedding(world.cells), world.encoder_probe),
     )
-    points = shift_points([world.experiment], world.behaviour, model, BASE, encoder)
+    points = shift_points([world.experiment], world.behaviour, model, BASE, encoder, NEUTRAL)
     found = shift_statistics(points, encoder="words", **FAST)["planted"]
     assert found["encoder"]["on_target"]["pearson"]["value"] > 0.8
     assert found["encoder"]["pooled"]["pearson"]["value"] < 0.6 < 0.8 < found["pooled"]["pearson"]["value"]
     assert found["encoder"]["centred"]["pearson"]["value"] < 0.3 < 0.8 < found["centred"]["pearson"]["value"]
-    off = points.filter(pa.array([not on for on in points.column("on_target").to_pylist()]))
+    assert found["advantage"]["low"] > 0.05
+    hears_the_same = points.set_column(points.column_names.index("ds"), "ds", points.column("ds_encoder"))
+    heard = shift_statistics(hears_the_same, encoder="words", **FAST)["planted"]
+    assert heard["on_target"]["pearson"]["low"] > 0.2
+    assert heard["advantage"]["value"] == heard["advantage"]["low"] == 0.0
+    off = points.filter(pa.array([not row["on_target"] and not row["neutral"] for row in points.to_pylist()]))
     dp, ds, ds_encoder = (off.column(c).to_numpy() for c in ("dp", "ds", "ds_encoder"))
     assert np.corrcoef(dp, ds)[0, 1] > 0.8
     assert abs(np.corrcoef(dp, ds_encoder)[0, 1]) < 0.2
@@ -302,9 +310,9 @@ def test_a_probe_orthogonal_to_the_shift_does_not():
 
 
 def test_without_a_shift_nothing_is_estimable_and_p_is_uniform():
-    worlds = [World(shift=0.0, seed=seed).found(bootstrap=2, permutations=199) for seed in range(40)]
+    worlds = [World(shift=0.0, seed=seed).found(permutations=199) for seed in range(40)]
     assert not any(found["estimable"] for found in worlds)
-    assert all("stand above the model's own noise" in found["why"] for found in worlds)
+    assert all("to stand above the noise" in found["why"] for found in worlds)
     for name in ("on_target", "pooled", "centred"):
         p = [found[name]["p"] for found in worlds]
         assert np.mean(p) == pytest.approx(0.5, abs=3.3 * np.sqrt(1 / 12 / 40))
@@ -314,7 +322,7 @@ def test_without_a_shift_nothing_is_estimable_and_p_is_uniform():
 
 def test_a_shift_without_noise_in_choices_is_not_estimable_if_it_is_too_small():
     tiny, quiet = World(shift=0.02, logit_noise=0.0).found(), World(shift=0.3, logit_noise=0.0).found()
-    assert tiny["effect"]["signal_to_noise"] > 2
+    assert tiny["effect"]["noise"] == 0.0  # a paraphrase moves nothing
     assert not tiny["estimable"]
     assert quiet["estimable"]
 
@@ -328,14 +336,23 @@ def test_shifts_of_whole_prompts_vanish_when_centred():
     assert World().found()["centred"]["pearson"]["value"] > 0.8
 
 
+def test_paraphrases_of_the_baseline_measure_the_noise(world):
+    """Of Δp: that of the logits, as it is known; of Δs: that of two passes along the probe's direction."""
+    errors = [r["dp"] - world.true_dp(r["prompt_id"], r["task_id"]) for r in world.behaviour.to_pylist()]
+    effect = world.found()["effect"]
+    assert effect["noise"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.35)
+    assert effect["noise_ds"] == pytest.approx(np.sqrt(2) * world.score_noise, rel=0.35)
+    assert World(logit_noise=0.4).found()["effect"]["noise"] > 3 * effect["noise"]
+    assert world.found()["n_neutral"] == 2
+
+
 def test_the_encoder_is_scored_by_the_same_rules(world):
     points = world.points(encoder=world.orthogonal())
     found = shift_statistics(points, encoder="minilm", **FAST)["planted"]
     alone = world.found(world.orthogonal())
-    assert found["encoder"] == {"name": "minilm"} | {name: alone[name] for name in ("on_target", "pooled", "centred")}
-    assert {key: found[key] for key in ("on_target", "pooled", "centred")} == {
-        key: world.found()[key] for key in ("on_target", "pooled", "centred")
-    }
+    kinds = ("on_target", "pooled", "centred", "corrected", "corrected_grid")
+    assert found["encoder"] == {"name": "minilm"} | {name: alone[name] for name in kinds}
+    assert {key: found[key] for key in kinds} == {key: world.found()[key] for key in kinds}
 
 
 def test_no_bit_depends_on_the_order_of_rows_prompts_or_tasks(world):
@@ -346,7 +363,7 @@ def test_no_bit_depends_on_the_order_of_rows_prompts_or_tasks(world):
     assert behaviour.equals(world.behaviour)
     scores = world.scores(world.direction)
     scores = scores.take(np.random.default_rng(1).permutation(scores.num_rows))
-    points = shift_points([backwards.experiment], behaviour, scores, BASE)
+    points = shift_points([backwards.experiment], behaviour, scores, BASE, None, NEUTRAL)
     assert points.equals(world.points())
     points = points.take(np.random.default_rng(2).permutation(points.num_rows))
     assert shift_statistics(points, encoder=None, **FAST)["planted"] == world.found()

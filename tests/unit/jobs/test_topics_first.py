@@ -107,7 +107,7 @@ def test_a_task_file_that_changed_since_the_run_began_is_refused(
     run = planted_study(tmp_path, monkeypatch, prefers, blocks={"model": weights(tmp_path / "model")})
     path, said = (
         tmp_path / "tasks.jsonl",
-        r"tasks\.jsonl has changed since run planted-\w+ was started; start a new run",
+        r"tasks\.jsonl has changed since the run was started; start a new run",
     )
     as_it_was = path.read_text()
     for node in ("tasks", "topics"):

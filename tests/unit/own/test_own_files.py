@@ -372,7 +372,7 @@ def probed(folder: Path, instead: dict[str, str | bytes], without: str = "", com
 
 def test_everything_is_estimable_with_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert probed(tmp_path, {})["not_estimable"] == {}
-    assert "18 train and 4 final tasks" in capsys.readouterr().out
+    assert "18 train and 8 final tasks" in capsys.readouterr().out
     assert probed(tmp_path, {}, command="hoo")["folds"][0]["r"] is not None
 
 
@@ -408,9 +408,9 @@ def test_without_choices_there_is_no_accuracy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("instead", "why"),
     [
-        ({"U.csv": utilities(TRAIN, lambda _: 0.5)}, "The predictions of all 4 tasks are the same."),
-        ({"E.csv": utilities(EVAL, lambda _: 0.5)}, "The utilities to predict of all 4 tasks are the same."),
-        ({"F.npz": features(IDS, layer_2=X, layer_5=X)}, "The predictions of all 4 tasks are the same."),
+        ({"U.csv": utilities(TRAIN, lambda _: 0.5)}, "The predictions of all 8 tasks are the same."),
+        ({"E.csv": utilities(EVAL, lambda _: 0.5)}, "The utilities to predict of all 8 tasks are the same."),
+        ({"F.npz": features(IDS, layer_2=X, layer_5=X)}, "The predictions of all 8 tasks are the same."),
     ],
 )
 def test_what_is_constant_is_not_estimable_and_says_why(
@@ -576,6 +576,21 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         "experiment,prompt,task,dp,ds,on_target\nc,p,t,0,0,yes\n",
         r"`on_target` is 'yes', expected true or false",
     ),
+    "neutral of maybe": (
+        "P.csv",
+        "experiment,prompt,task,dp,ds,neutral\nc,p,t,0,0,maybe\n",
+        r"row 2: `neutral` is 'maybe', expected true or false",
+    ),
+    "neutral and on target": (
+        "P.csv",
+        "experiment,prompt,task,dp,ds,neutral,on_target\nc,p,t,0,0,true,true\n",
+        r"row 2: `neutral` is 'true', expected false, since the point is on target or has a sign; correct or",
+    ),
+    "neutral with a sign": (
+        "P.jsonl",
+        '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":0,"neutral":true,"sign":-1}\n',
+        r"row 1: `neutral` is True, expected false",
+    ),
     "encoder in part": (
         "P.csv",
         "experiment,prompt,task,dp,ds,ds_encoder\nc,p,t,0,0,1\nc,p,u,0,0,\n",
@@ -673,6 +688,61 @@ def test_what_is_on_target_is_said_by_a_column_by_signs_or_by_nothing(tmp_path: 
     assert nothing["statistics"]["on_target"] == nothing["statistics"]["pooled"]
     for key in ("n", "pearson", "low", "high", "p", "spearman", "sign_agreement", "prompts"):
         assert nothing[key] == by_sign[key] == by_word[key]
+
+
+def test_noise_is_of_neutral_points_else_of_dp_se_else_not_measured(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    cells = [(p, t, *rng.normal(size=2), int((p + t) % 2 == 0)) for p in range(4) for t in range(5)]
+    rows = [f"c,p{p},t{t},{x},{y},{sign},0.25" for p, t, x, y, sign in cells]
+    head = "experiment,prompt,task,dp,ds,sign,dp_se"
+    given = described(tmp_path, rows, f"{head}\n")["c"]
+    assert (given["noise"], given["noise_from"]) == (pytest.approx(0.25), "dp_se")
+    assert "its standard error over comparison tasks (0.25)" in given["statistics"]["why"]
+    neutral = [f"c,n,t{t},{(-1) ** t * 0.125},9,0,0.25,true" for t in range(5)]
+    measured = described(tmp_path, [f"{row},false" for row in rows] + neutral, f"{head},neutral\n")["c"]
+    assert (measured["noise"], measured["noise_from"]) == (pytest.approx(0.125), "neutral prompts")
+    without = described(tmp_path, [row.rpartition(",")[0] for row in rows], "experiment,prompt,task,dp,ds,sign\n")["c"]
+    assert without["noise"] is without["noise_from"] is None
+    assert "the noise was not measured" in without["not_estimable"]["noise"]
+    assert "noise" not in given["not_estimable"] | measured["not_estimable"]
+    assert not without["statistics"]["estimable"]
+    for key in ("n", "pearson", "low", "high", "p", "on_target", "corrected", "prompts"):
+        assert given[key] == measured[key] == without[key] is not None
+    alone = described(tmp_path, neutral, f"{head},neutral\n")["c"]
+    assert alone["n"] == 0
+    assert alone["not_estimable"]["pearson"] == "There are 0 points, and a correlation takes 3."
+
+
+def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    cells = [(p, t, *rng.normal(size=3)) for p in range(4) for t in range(5)]
+
+    def of(sign: Any, encoder: bool = True) -> dict[str, Any]:
+        columns = "experiment,prompt,task,dp,ds,sign" + (",ds_encoder" if encoder else "")
+        rows = [f"c,p{p},t{t},{x},{y},{sign(p, t)}" + (f",{z}" if encoder else "") for p, t, x, y, z in cells]
+        found: dict[str, Any] = described(tmp_path, rows, f"{columns}\n")["c"]
+        return found
+
+    whole = of(lambda p, t: int((p + t) % 2 == 0))
+    assert not {key for key in whole["not_estimable"] if key.startswith(("corrected", "advantage"))}
+    assert whole["corrected"]["low"] < whole["corrected"]["pearson"] < whole["corrected"]["high"]
+    assert whole["advantage"]["low"] < whole["advantage"]["value"] < whole["advantage"]["high"]
+    unheard = of(lambda p, t: int((p + t) % 2 == 0), encoder=False)
+    assert unheard["corrected"] == whole["corrected"]
+    assert unheard["advantage"] is None
+    assert "ds_encoder" in unheard["not_estimable"]["advantage"]
+    every = of(lambda p, t: 1)
+    assert every["corrected"] is every["advantage"] is None
+    assert "4 of 4 prompts, such as p0, have no off-target point" in every["not_estimable"]["corrected"]
+    one_task = of(lambda p, t: int(t == 0))
+    assert one_task["corrected"]["pearson"] is not None
+    assert one_task["corrected"]["low"] is None
+    assert "three tasks" in one_task["not_estimable"]["corrected.low"]
+    assert "advantage.low" not in one_task["not_estimable"]
+    unmoved = [f"c,p{p},t{t},{0.5 + p},{y},{int(t == p)}" for p, t, _, y, _ in cells]
+    same = described(tmp_path, unmoved, "experiment,prompt,task,dp,ds,sign\n")["c"]
+    assert same["corrected"]["pearson"] is None
+    assert "the same at all points" in same["not_estimable"]["corrected.pearson"]
 
 
 def test_statistics_of_an_experiment_do_not_depend_on_others(tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from prefprobe.plan.frozen import freeze, freeze_topics
 from prefprobe.plan.model import ModelFacts, model_facts, pinned_facts
 from prefprobe.plan.prompts import PromptLengths
 from prefprobe.probes.crosstopic import MIN_TOPIC_TASKS
-from prefprobe.settings import DATE, Config, ModelSettings
+from prefprobe.settings import Config, ModelSettings
+from prefprobe.settings.model import DATE
 from prefprobe.shift.prompted import PromptedTask
+from prefprobe.tasks.candidates import Candidates
 from prefprobe.tasks.pool import Task
 
 PRESETS = Path(__file__).parents[3] / "presets"
@@ -138,9 +140,9 @@ def config(*overrides: str) -> Config:
     )
 
 
-def pool(*long: int) -> list[Task]:
+def pool(*long: int) -> Candidates:
     tasks = [Task(f"t{i:02d}", task(f"t{i}-", 4), "o", f"k{i % 4}") for i in range(40)]
-    return tasks + [Task(f"x{i}", task(f"x{i}-", n), "o", "k0") for i, n in enumerate(long)]
+    return Candidates.of(tasks + [Task(f"x{i}", task(f"x{i}-", n), "o", "k0") for i, n in enumerate(long)])
 
 
 def test_long_tasks_are_refused_by_name_or_dropped_and_counted() -> None:
@@ -257,13 +259,14 @@ def test_of_a_model_on_the_hub_the_small_files_of_the_pinned_revision_are_fetche
 
 def topics(n: dict[str, tuple[int, int]], *overrides: str) -> tuple[dict[str, str], dict[str, int]]:
     """Of so many train and eval tasks of each topic."""
-    tasks, sets = [], ({}, {})  # type: ignore[var-annotated]
+    of: dict[str, str | None] = {"unused": None}
+    sets: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for topic, counts in n.items():
         for which, count in zip(sets, counts, strict=True):
             for _ in range(count):
-                tasks.append(Task(f"t{len(tasks)}", "x", "o", topic))
-                which[tasks[-1].id] = "x"
-    return freeze_topics(config(*overrides), [*tasks, Task("unused", "x", "o", None)], *sets)
+                which[f"t{len(of)}"] = "x"
+                of[f"t{len(of)}"] = topic
+    return freeze_topics(config(*overrides), of, *sets)
 
 
 EVEN = {"a": (6, 3), "b": (6, 3), "c": (6, 3)}

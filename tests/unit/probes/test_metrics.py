@@ -6,17 +6,16 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from prefprobe.probes import metrics
 from prefprobe.probes.metrics import (
-    RESAMPLES,
     accuracy_interval,
     best,
+    correlations,
     determination,
-    fold_mean_interval,
     paired_difference,
     pairwise_accuracy,
     pearson,
-    pearson_interval,
+    r_interval,
+    r_within,
     spearman,
 )
 
@@ -31,11 +30,6 @@ def known(interval):
     """The interval as numbers; one that could not be estimated fails here."""
     assert interval is not None
     return dict(interval)
-
-
-def draws(n, seed):
-    """Index arrays of the resamples that `seed` stands for."""
-    return [np.repeat(np.arange(n), c.astype(int)) for c in metrics._resample_counts(n, seed)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,8 +55,9 @@ def test_what_cannot_be_estimated_is_none():
     almost = np.where(np.arange(5) % 2, 0.3, 0.1 + 0.2)
     for a, b in ((x[:2], y[:2]), (x, constant), (constant, y), (x, almost), (x[:0], y[:0])):
         assert pearson(a, b) is None
-        assert pearson_interval(a, b, seed=0) is None
-        assert paired_difference(a, b, b, seed=0) is None
+        assert r_interval(a, b) is None
+        assert paired_difference(a, b, b) is None
+        assert np.isnan(correlations(a[:, None], b[:, None])).all()
     assert determination(constant, y) is None
     assert determination(x[:2], y[:2]) is None
 
@@ -81,7 +76,7 @@ def test_pairwise_accuracy_counts_directions():
     assert n == 4
     assert accuracy == pytest.approx((1 + 0 + 0.5 + 0) / 4)
     assert pairwise_accuracy(scores, a[:0], b[:0], np.zeros(0)) == (None, 0)
-    assert accuracy_interval(scores, a, b, np.full(5, 0.5), seed=0) is None
+    assert accuracy_interval(scores, a, b, np.full(5, 0.5)) is None
 
 
 def test_accuracy_does_not_depend_on_which_task_is_shown_first():
@@ -90,107 +85,140 @@ def test_accuracy_does_not_depend_on_which_task_is_shown_first():
     assert pairwise_accuracy(scores, a, b, p) == pairwise_accuracy(scores, b, a, 1 - p)
 
 
-def test_interval_bounds_are_percentiles_of_resampled_tasks():
-    x, y = correlated(25)
-    values = [stats.pearsonr(x[i], y[i]).statistic for i in draws(25, 7)]
-    interval = known(pearson_interval(x, y, seed=7))
-    assert interval["value"] == pearson(x, y)
-    assert (interval["low"], interval["high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-9)
+def left_out(n):
+    """Positions with one left out at a time."""
+    return [np.delete(np.arange(n), i) for i in range(n)]
 
 
-def test_accuracy_bounds_are_percentiles_of_resampled_tasks():
+def jackknife(values):
+    """Tukey's formula as it stands in textbooks."""
+    values = np.array(values)
+    return np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(5, 30), st.integers(0, 999), st.floats(0.1, 3.0))
+def test_a_correlations_interval_is_the_jackknife_by_hand(n, seed, noise):
+    x, y = correlated(n, seed, noise)
+    se = jackknife([np.arctanh(stats.pearsonr(x[i], y[i]).statistic) for i in left_out(n)])
+    reach = stats.t.ppf(0.975, n - 1) * se
+    found = known(r_interval(x + 1e3, y))
+    bounds = np.tanh(np.arctanh(stats.pearsonr(x, y).statistic) + np.array([-reach, reach]))
+    assert (found["se"], found["df"]) == (pytest.approx(se, rel=1e-6), n - 1)
+    assert [found["low"], found["high"]] == pytest.approx(bounds.tolist(), abs=1e-7)
+
+
+def test_an_estimate_that_hangs_on_one_task_has_no_bounds():
+    x, y = np.array([0.0, 0, 0, 0, 1]), np.array([0.0, 1, 0, 1, 3])
+    assert known(r_interval(x, y)) == {"value": pearson(x, y), "low": None, "high": None, "se": None, "df": None}
+    assert known(r_interval(x[2:], y[2:]))["low"] is None
+    one = np.zeros(4, np.int64)
+    found = known(accuracy_interval(np.arange(5.0), one, np.arange(1, 5), np.zeros(4)))
+    assert (found["value"], found["low"]) == (1, None)
+
+
+def test_accuracy_has_the_error_of_choices_that_share_a_task():
+    """Summed pair by pair of choices, as the formula stands in Aronow et al.: sum of e e' over all that share a task."""
     rng = np.random.default_rng(0)
-    scores, a, b, p = rng.normal(size=12), rng.integers(12, size=60), rng.integers(12, size=60), rng.random(60)
-    right = np.where(a == b, 0.5, (scores[a] > scores[b]) == (p > 0.5))
-    values = []
-    for i in draws(12, 3):
-        copies = np.bincount(i, minlength=12)
-        rows = np.repeat(np.arange(60), copies[a] * copies[b])
-        if len(rows):
-            values.append(right[rows].mean())
-    interval = known(accuracy_interval(scores, a, b, p, seed=3))
-    assert (interval["low"], interval["high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-9)
+    n, m = 400, 1500
+    scores, a = rng.normal(size=n), rng.integers(n, size=m)
+    b = (a + rng.integers(1, n, size=m)) % n
+    p = np.where(rng.random(m) < stats.norm.cdf(scores[a] - scores[b] + rng.normal(size=n)[a]), 1.0, 0.0)
+    error = ((scores[a] > scores[b]) == (p > 0.5)) - (value := np.mean((scores[a] > scores[b]) == (p > 0.5)))
+    share = (a[:, None] == a) | (a[:, None] == b) | (b[:, None] == a) | (b[:, None] == b)
+    found = known(accuracy_interval(scores, a, b, p))
+    assert found["value"] == pytest.approx(value)
+    assert found["se"] == pytest.approx(np.sqrt(error @ share @ error) / m, rel=0.02)
+    assert known(accuracy_interval(scores, b, a, 1 - p)) == pytest.approx(found)
+    twice = known(accuracy_interval(scores, np.tile(a, 2), np.tile(b, 2), np.tile(p, 2)))
+    assert twice["se"] == pytest.approx(found["se"], rel=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 9).flatmap(lambda n: arrays(np.float64, (4, n, 2), elements=st.integers(-4, 4).map(float))))
+def test_columns_correlate_as_single_ones(values):
+    x, y = values[0], values[1:]
+    found = correlations(x, y)
+    for k in range(3):
+        for t in range(2):
+            r = pearson(x[:, t], y[k][:, t])
+            assert np.isnan(found[k, t]) if r is None else found[k, t] == pytest.approx(r, abs=1e-12)
 
 
 def test_intervals_cover_the_truth():
-    rho, hits = 0.6, 0
-    for seed in range(200):
-        x, y = correlated(60, seed, noise=np.sqrt(1 / rho**2 - 1))
-        interval = known(pearson_interval(x, y, seed=seed))
-        hits += interval["low"] <= rho <= interval["high"]
-    assert 0.89 <= hits / 200 <= 0.99
+    """Also of values with heavy tails, for which 1 / sqrt(n - 3) covers 83 % at r = .9."""
+    for rho, tails in ((0.6, 200), (0.9, 5)):
+        hits = 0
+        for seed in range(400):
+            rng = np.random.default_rng(seed)
+            x, noise = rng.standard_t(tails, size=(2, 60))
+            interval = known(r_interval(x, rho * x + np.sqrt(1 - rho**2) * noise))
+            hits += interval["low"] <= rho <= interval["high"]
+        assert 0.92 <= hits / 400 <= 0.98
 
 
-def test_rows_of_one_task_are_drawn_together():
-    x, y = correlated(30)
-    tasks = np.array([f"t{i:02d}" for i in range(30)])
-    plain = known(pearson_interval(x, y, seed=1))
-    assert pearson_interval(x, y, seed=1, tasks=tasks) == pytest.approx(plain)
-    assert pearson_interval(np.tile(x, 3), np.tile(y, 3), seed=1, tasks=np.tile(tasks, 3)) == pytest.approx(plain)
-    as_if_independent = known(pearson_interval(np.tile(x, 3), np.tile(y, 3), seed=1))
-    assert as_if_independent["high"] - as_if_independent["low"] < 0.8 * (plain["high"] - plain["low"])
-
-
-def test_paired_difference_uses_the_same_resamples_for_both():
+def test_paired_difference_is_of_the_same_tasks():
     rng = np.random.default_rng(0)
     y = rng.normal(size=80)
     first = y + rng.normal(size=80)
     second = first + 0.3 * rng.normal(size=80)
-    difference = known(paired_difference(y, first, second, seed=0))
-    one, two = known(pearson_interval(y, first, seed=0)), known(pearson_interval(y, second, seed=1))
+    difference = known(paired_difference(y, first, second))
+    one, two = (known(r_interval(y, x)) for x in (first, second))
     assert difference["value"] == pytest.approx(one["value"] - two["value"])
+    se = jackknife([np.corrcoef(y[i], first[i])[0, 1] - np.corrcoef(y[i], second[i])[0, 1] for i in left_out(80)])
+    assert (difference["se"], difference["df"]) == (pytest.approx(se), 79)
+    assert difference["high"] - difference["value"] == pytest.approx(stats.t.ppf(0.975, 79) * se)
     unpaired = np.hypot(one["high"] - one["low"], two["high"] - two["low"])
     assert difference["high"] - difference["low"] < 0.6 * unpaired
-    assert paired_difference(y, first, first, seed=0) == {"value": 0, "low": 0, "high": 0}
-
-
-def test_fold_means_resample_folds():
-    r, n = np.random.default_rng(0).uniform(0.2, 0.9, size=8), np.arange(1.0, 9)
-    folds = np.arange(8)[:, None]
-    plain = known(fold_mean_interval(list(r), folds, seed=5))
-    weighted = known(fold_mean_interval(list(r), folds, seed=5, weights=n))
-    assert plain["value"] == pytest.approx(r.mean())
-    assert weighted["value"] == pytest.approx(np.average(r, weights=n))
-    for interval, w in ((plain, np.ones(8)), (weighted, n)):
-        means = [np.average(r[i], weights=w[i]) for i in draws(8, 5)]
-        assert [interval["low"], interval["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist())
-
-
-def test_folds_that_share_topics_are_not_independent():
-    """r of a fold of two is the mean of two topics' values: 28 folds hold no more than 8 topics' information."""
-    of_topic = np.random.default_rng(0).uniform(0.2, 0.9, size=8)
-    pairs = np.array([(i, j) for i in range(8) for j in range(i)])
-    r = of_topic[pairs].mean(axis=1)
-    interval = known(fold_mean_interval(list(r), pairs, seed=5))
-    as_if_independent = known(fold_mean_interval(list(r), np.arange(28)[:, None], seed=5))
-    topics = known(fold_mean_interval(list(of_topic), np.arange(8)[:, None], seed=5))
-    width = {
-        k: i["high"] - i["low"] for k, i in (("pairs", interval), ("naive", as_if_independent), ("topics", topics))
-    }
-    assert interval["value"] == pytest.approx(topics["value"])
-    assert width["naive"] < 0.75 * width["topics"] < width["pairs"] < 1.3 * width["topics"]
-
-
-def test_folds_without_an_estimate_are_left_out():
-    folds = np.arange(5)[:, None]
-    with_gap = known(fold_mean_interval([0.1, None, 0.3, 0.5, 0.4], folds, seed=0, weights=np.array([1.0, 9, 1, 1, 1])))
-    assert with_gap["value"] == pytest.approx(0.325)
-    assert with_gap["low"] is not None
-    assert fold_mean_interval([None] * 5, folds, seed=0) is None
-    of_two = known(fold_mean_interval([0.1, 0.2], folds[:2], seed=0))
-    assert of_two == {"value": pytest.approx(0.15), "low": None, "high": None}
-
-
-def test_resamples_are_seeded_and_of_full_size():
-    counts = metrics._resample_counts(9, 4)
-    assert counts.shape == (RESAMPLES, 9)
-    assert (counts.sum(axis=1) == 9).all()
-    assert counts.mean(axis=0) == pytest.approx(np.ones(9), abs=0.1)
-    assert (counts == metrics._resample_counts(9, 4)).all()
-    assert (counts != metrics._resample_counts(9, 5)).any()
+    same = known(paired_difference(y, first, first))
+    assert [same[k] for k in ("value", "low", "high")] == [0, 0, 0]
 
 
 def test_best_takes_the_first_of_the_largest():
     assert best([0.1, 0.7, None, 0.7]) == 1
     assert best([None, -0.4, -0.2]) == 2
     assert best([None, None, None]) == 2
+
+
+def halves(n):
+    return np.arange(n) % 2 + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(10, 30), st.integers(0, 999), st.floats(0.1, 3.0), st.floats(1e-3, 1e3), st.floats(-9, 9))
+def test_within_halves_the_scale_and_the_level_of_each_probe_count_for_nothing(n, seed, noise, scale, level):
+    x, y = correlated(n, seed, noise)
+    half = halves(n)
+    moved = np.where(half == 1, y, scale * y + level)
+    assert r_within(x, moved, half) == pytest.approx(r_within(x, y, half), abs=1e-7)
+    assert known(r_interval(x, moved, half)) == pytest.approx(known(r_interval(x, y, half)), rel=1e-4)
+    assert known(paired_difference(x, moved, y, half))["value"] == pytest.approx(0, abs=1e-7)
+    assert r_within(x, y, np.zeros(n, np.int64)) == pearson(x, y)
+
+
+def test_r_within_halves_and_its_jackknife_by_hand():
+    x, y = correlated(25, 3, 0.8)
+    half = halves(25)
+
+    def z(kept):
+        parts = [kept[half[kept] == h] for h in (1, 2)]
+        return (
+            sum(
+                (half == h).sum() * np.arctanh(np.corrcoef(x[i], y[i])[0, 1])
+                for h, i in zip((1, 2), parts, strict=True)
+            )
+            / 25
+        )
+
+    found = known(r_interval(x, y, half))
+    assert found["value"] == pytest.approx(np.tanh(z(np.arange(25))))
+    assert (found["se"], found["df"]) == (pytest.approx(jackknife([z(i) for i in left_out(25)])), 23)
+
+
+def test_a_half_without_variance_leaves_no_estimate():
+    x, y = correlated(20, 0, 0.5)
+    half = halves(20)
+    still = np.where(half == 1, 1.0, y)
+    assert r_within(x, still, half) is None
+    assert r_interval(x, still, half) is None
+    assert paired_difference(x, y, still, half) is None

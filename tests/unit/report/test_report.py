@@ -5,20 +5,23 @@ import json
 import re
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import jsonschema
 import numpy as np
 import pyarrow as pa
 import pytest
 from markupsafe import escape
 
 from prefprobe.config import parse_config
-from prefprobe.findings import published, rules
+from prefprobe.findings import rules
 from prefprobe.findings.results import Results
 from prefprobe.findings.verdict import rounded, verdict
-from prefprobe.numbers import interval
+from prefprobe.probes.content import content_controls
 from prefprobe.probes.crosstopic import cross_topic
 from prefprobe.probes.heldout import heldout_probe
+from prefprobe.probes.metrics import r_within
 from prefprobe.probes.ridge import ALPHAS
 from prefprobe.report import choice_tables
 from prefprobe.report import rows as rows_of
@@ -31,10 +34,12 @@ from prefprobe.report.prose.limits import limits
 from prefprobe.report.prose.method import method
 from prefprobe.report.tables import tables
 from prefprobe.settings import ChoiceSettings
-from prefprobe.shift.statistics import POINTS, shift_statistics
+from prefprobe.shift.points import POINTS
+from prefprobe.shift.statistics import shift_statistics
 from prefprobe.store.formats import json_bytes, read_json
 from tests.planted_study import PROMPT
 
+SCHEMA = read_json(Path(rules.__file__).with_name("verdict.schema.json").read_bytes())
 TOPICS = ("math", "coding", "fiction", "travel", "clerical", "science")
 STRENGTH = {"model": 1.4, "base": 1.0, "minilm": 0.7, "untrained": 0.35, "random": 0.0}
 HOSTILE = "<script>alert(1)</script> {{ braces }} & {fill}"
@@ -45,7 +50,7 @@ MOVES = {"category": 0.2, "targeted": 0.12, "crossed": 0.08, "competing": 0.1, "
 
 @cache
 def study(
-    base=True, n_train=96, n_eval=60, permutations=5, topics=TOPICS, layers=LAYERS, model="Planted-1B-Instruct"
+    base=True, n_train=96, n_eval=60, permutations=199, topics=TOPICS, layers=LAYERS, model="Planted-1B-Instruct"
 ) -> Results:
     """A whole run whose probes read planted utilities, the model's best; personas move nothing."""
     rng = np.random.default_rng(3)
@@ -60,7 +65,7 @@ def study(
     a, b = rng.choice(sets["eval"], size=(2, 400))
     gap = np.array([utility[x] - utility[y] for x, y in zip(a, b, strict=True)])
     choices = (a, b, 1 / (1 + np.exp(-gap)))
-    probe, predictions, hoo, hoo_predictions = {}, {}, {}, {}
+    probe, predictions, hoo, hoo_predictions, rows = {}, {}, {}, {}, {}
     for name in names:
         features = {}
         for depth, layer in enumerate(layers[name]):
@@ -69,10 +74,13 @@ def study(
             features[layer] = (signal + 2.4 * rng.normal(size=(n, d))).astype(np.float32)
         truth = ({i: utility[i] for i in sets["train"]}, {i: utility[i] for i in sets["eval"]}, topic_of)
         held_out = heldout_probe(features, np.array(ids), *truth, choices, permutations=permutations)
-        folds = cross_topic(features, np.array(ids), *truth)
+        folds = cross_topic(features, np.array(ids), *truth, permutations=permutations)
         about = {"features": name, "kind": "activations", "d": d, "n_layers": 14, "alphas": ALPHAS.tolist()}
-        about |= {"layers": list(layers[name]), **held_out.split, "ceiling": held_out.ceiling}
-        probe[name] = {**about, "targets": held_out.targets, "shuffled": held_out.shuffled if name == "model" else None}
+        about |= {"layers": list(layers[name]), "ceiling": {"accuracy": 0.81, "n_choices": 180, "in_sample": 0.86}}
+        probe[name] = {**about, **held_out.summary}
+        if name != "model":
+            probe[name]["shuffled"] = None
+        rows[name] = (np.array(ids), features[probe[name]["targets"]["raw"]["best_layer"]])
         predictions[name], hoo_predictions[name] = held_out.predictions, folds.predictions
         hoo[name] = {"features": name, **folds.summary}
     points = pa.Table.from_pylist([row for name in MOVES for row in moved(name, topics, rng)], schema=POINTS)
@@ -114,10 +122,12 @@ def study(
         predictions=predictions,
         hoo=hoo,
         hoo_predictions=hoo_predictions,
+        content=content_controls(rows["model"], {"minilm": rows["minilm"]}, *truth[:2], permutations=permutations),
         roles={name: ROLES[name] for name in names},
         labels={name: labels.get(name, name) for name in names},
         shift={"baseline": "You are a helpful assistant.", "n_comparisons": 4,
-               "experiments": shift_statistics(points, encoder="minilm", bootstrap=200, permutations=199)},
+               "experiments": {name: of | {"part": "all 6 prompts, all 10 tasks"} for name, of in
+                               shift_statistics(points, encoder="minilm", permutations=199).items()}},
         points=points,
     )  # fmt: skip
 
@@ -132,14 +142,22 @@ def moved(name, topics, rng):
             pull = 0 if name == "competing" and t >= len(topics) else intended  # such tasks are loved and hated at once
             dp = float(MOVES[name] * (pull if on_target else 0.25 * rng.normal()) + 0.012 * rng.normal())
             row = {"experiment": name, "prompt_id": f"{name}-{p}", "task_id": f"{name}-t{t}", "on_target": on_target}
-            row |= {"intended": pull if on_target else 0, "n": 8, "p_baseline": 0.5, "p_prompt": 0.5 + dp, "dp": dp}
+            row |= {
+                "intended": pull if on_target else 0,
+                "neutral": False,
+                "n": 8,
+                "p_baseline": 0.5,
+                "p_prompt": 0.5 + dp,
+                "dp": dp,
+            }
             row |= {
                 "dp_se": 0.012,
                 "ds": 3 * dp + 0.1 * float(rng.normal()),
                 "ds_encoder": dp + 0.1 * float(rng.normal()),
             }
             rows.append(row)
-    return rows
+    still = {"prompt_id": "neutral-1", "neutral": True, "on_target": False, "intended": 0, "ds": 0.0, "ds_encoder": 0.0}
+    return rows + [{**row, **still, "dp": (-1) ** t * 0.012} for t, row in enumerate(rows[:10])]
 
 
 def measured(name, n):
@@ -383,7 +401,7 @@ def test_every_number_of_the_claims_table_is_the_verdicts(made) -> None:
         expected = [claim[key] for key in ("value", "low", "high") if claim[key] is not None]
         found = rows.get(f"claim-{claim['id'].replace('_', '-').lower()}", []) if "own" not in claim["id"] else expected
         assert found[: len(expected)] == expected
-        known = set((claim["published"] or {}).values())
+        known = {*(claim["published"] or {}).values(), *(claim["expected"] or ())}
         assert all(x in known or json.dumps(x) in detail for x in found[len(expected) :])
         assert known <= set(found) | set(expected if "own" in claim["id"] else ())
         assert html.count(f"{claim['verdict']}</span>") >= 1
@@ -453,31 +471,33 @@ def test_the_verdict_is_rounded_complete_and_self_consistent(made) -> None:
     assert len(ids) == len(set(ids))
     assert ids[:3] == ["heldout_raw", "heldout_demeaned", "heldout_accuracy"]
     assert sum(judged["summary"]["counts"].values()) == len(ids)
+    jsonschema.validate(judged, SCHEMA)
     assert results.model_name in judged["summary"]["answer"]
     for claim in judged["claims"]:
-        assert set(claim) == {"id", "claim", "value", "low", "high", "published", "verdict", "why", "rule", "detail"}
-        assert claim["verdict"] in rules.VERDICTS
-        assert claim["why"].endswith(".")
+        assert claim["holds"] <= (claim["verdict"] in rules.HOLDS)
+        assert (claim["p"] is None) == (claim["p_holm"] is None)
         if claim["published"]:  # the number to compare with comes first, also once keys are sorted
             main = next(iter(claim["published"]))
             assert main == min(claim["published"])
-            assert main in {"r", "accuracy", "advantage", "mean", "on_target", "r_of_two_runs"}
+            assert main in {"r", "accuracy", "advantage", "mean", "on_target"}
         if name.endswith("hollow"):
             assert claim["verdict"] == rules.NOT_ESTIMABLE
             assert claim["value"] is None
 
 
-def test_planted_findings_are_replicated_and_an_unmoved_experiment_is_not_estimable(whole) -> None:
+def test_planted_findings_are_present_and_an_unmoved_experiment_is_not_estimable(whole) -> None:
     results, judged, html = whole
     by_id = {claim["id"]: claim for claim in judged["claims"]}
-    for id_ in ("heldout_raw", "heldout_above_minilm", "cross_topic", "cross_topic_above_minilm", "shift_category"):
-        assert by_id[id_]["verdict"] == rules.REPLICATED, id_
+    for id_ in ("heldout_raw", "heldout_above_minilm", "cross_topic", "shift_category"):
+        assert by_id[id_]["verdict"] in rules.HOLDS, id_
     assert by_id["shift_persona"]["verdict"] == rules.NOT_ESTIMABLE
     assert by_id["shift_persona"]["published"] is None
     assert results.shift["experiments"]["persona"]["pooled"]["pearson"] is not None  # of noise, and so no estimate
     assert by_id["shift_persona"]["value"] is by_id["shift_persona"]["detail"]["pooled"] is None
     assert escape(by_id["shift_persona"]["why"]) in html
-    assert "4 of 5 experiments (category, targeted, crossed and competing)" in judged["summary"]["answer"]
+    assert by_id["shift_competing"]["verdict"] == rules.TEXT
+    assert "3 of 5 experiments (category, targeted and crossed)" in judged["summary"]["answer"]
+    assert "1 followed the prompt’s text, as an encoder does (competing)" in judged["summary"]["answer"]
     assert "tests/unit/jobs/test_planted_world.py" in html
     assert judged["not_run"] == []
 
@@ -488,7 +508,8 @@ def test_differences_are_paired(whole) -> None:
     r = {}
     for name in ("model", "minilm"):
         rows = [row for row in results.predictions[name].to_pylist() if row["target"] == "raw"]
-        r[name] = np.corrcoef([row["observed"] for row in rows], [row["predicted"] for row in rows])[0, 1]
+        x, y, half = (np.array([row[c] for row in rows]) for c in ("observed", "predicted", "half"))
+        r[name] = r_within(x, y, half) or 0.0
     assert by_id["heldout_above_minilm"]["value"] == pytest.approx(r["model"] - r["minilm"], rel=1e-5)
     folds = [np.array([fold["r"] for fold in results.hoo[name]["folds"]]) for name in ("model", "minilm")]
     assert by_id["cross_topic_above_minilm"]["value"] == pytest.approx((folds[0] - folds[1]).mean(), rel=1e-5)
@@ -498,7 +519,7 @@ def test_differences_are_paired(whole) -> None:
     same = dataclasses.replace(results, predictions={**results.predictions, "minilm": results.predictions["model"]})
     claim = next(c for c in verdict(same)["claims"] if c["id"] == "heldout_above_minilm")
     assert (claim["value"], claim["low"], claim["high"]) == (0, 0, 0)
-    assert claim["verdict"] == rules.NOT_REPLICATED
+    assert claim["verdict"] == rules.ABSENT
 
     # a fold that one of them cannot estimate counts for neither
     lost = json.loads(json.dumps(results.hoo))
@@ -519,101 +540,6 @@ def test_what_was_not_run_is_listed_and_not_claimed() -> None:
     assert "was not tested" in judged["summary"]["answer"]
 
 
-def estimate(value, low, high):
-    return {"value": value, "low": low, "high": high}
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "control", "expected"),
-    [
-        (0.301, 0.8, 0.3, rules.REPLICATED),
-        (0.3, 0.8, 0.3, rules.INCONCLUSIVE),  # must exceed the control, not equal it
-        (0.001, 0.8, -0.1, rules.REPLICATED),
-        (0.0, 0.8, -0.1, rules.INCONCLUSIVE),  # a control below 0 lowers no bar
-        (-0.05, 0.8, -0.1, rules.INCONCLUSIVE),
-        (-0.3, 0.2, 0.1, rules.INCONCLUSIVE),  # 0.2 itself is not ruled out
-        (-0.3, 0.199, 0.1, rules.NOT_REPLICATED),
-        (0.11, 0.199, 0.1, rules.NOT_REPLICATED),  # real, but too small to be the finding
-        (0.5, 0.8, None, rules.INCONCLUSIVE),  # no control, no replication
-        (None, None, 0.1, rules.NOT_ESTIMABLE),
-    ],
-)
-def test_the_rule_of_held_out_tasks_at_its_borders(low, high, control, expected) -> None:
-    judged = rules.judge_held_out(estimate(0.15, low, high), None if control is None else estimate(0.0, -0.2, control))
-    assert judged.verdict == expected
-
-
-@pytest.mark.parametrize(
-    ("quantity", "low", "high", "expected"),
-    [
-        ("difference", 0.001, 0.3, rules.REPLICATED),
-        ("difference", 0.0, 0.3, rules.INCONCLUSIVE),
-        ("difference", -0.2, 0.05, rules.INCONCLUSIVE),
-        ("difference", -0.2, 0.049, rules.NOT_REPLICATED),
-        ("accuracy", 0.501, 0.7, rules.REPLICATED),
-        ("accuracy", 0.5, 0.7, rules.INCONCLUSIVE),
-        ("accuracy", 0.4, 0.549, rules.NOT_REPLICATED),
-        ("r", 0.001, 0.9, rules.REPLICATED),
-        ("r", 0.0, 0.9, rules.INCONCLUSIVE),
-    ],
-)
-def test_the_other_rules_at_their_borders(quantity, low, high, expected) -> None:
-    judged = rules.judge(estimate((low + high) / 2, low, high), quantity)
-    assert judged.verdict == expected
-    assert interval(low, high) in judged.why
-    assert rules.judge(None, quantity).verdict == rules.NOT_ESTIMABLE
-
-
-@pytest.mark.parametrize(
-    ("low", "p", "estimable", "expected"),
-    [
-        (0.1, 0.049, True, rules.REPLICATED),
-        (0.1, 0.05, True, rules.INCONCLUSIVE),
-        (0.1, None, True, rules.INCONCLUSIVE),
-        (0.0, 0.001, True, rules.INCONCLUSIVE),
-        (0.1, 0.001, False, rules.NOT_ESTIMABLE),
-    ],
-)
-def test_the_rule_of_shifts_at_its_borders(low, p, estimable, expected) -> None:
-    found = {
-        "estimable": estimable,
-        "why": "Too little moved.",
-        "on_target": {"pearson": estimate(0.5, low, 0.9), "p": p},
-    }
-    judged = rules.judge_shift(found)
-    assert judged.verdict == expected
-    assert estimable or judged.why == "Too little moved."
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (0.9, rules.REPLICATED),
-        (0.899, rules.INCONCLUSIVE),
-        (0.7, rules.INCONCLUSIVE),
-        (0.699, rules.NOT_REPLICATED),
-        (None, rules.NOT_ESTIMABLE),
-    ],
-)
-def test_the_rule_of_reliability_at_its_borders(value, expected) -> None:
-    assert rules.judge_reliability(value).verdict == expected
-
-
-def test_the_bounds_in_the_rules_are_those_in_force() -> None:
-    assert "below 0.2;" in rules.HELD_OUT
-    assert "below 0.05;" in rules.DIFFERENCE
-    assert "below 0.55;" in rules.ACCURACY
-    assert "p is below 0.05" in rules.SHIFT
-
-
-def test_published_values() -> None:
-    assert published.HELD_OUT["model"]["raw"] - published.HELD_OUT["encoder"]["raw"] == pytest.approx(0.25)
-    assert {name: of["on_target"] for name, of in published.SHIFT.items()} == {
-        "category": 0.898, "targeted": 0.947, "crossed": 0.859, "competing": 0.881,
-    }  # fmt: skip
-    assert [published.CROSS_TOPIC[role]["mean"] for role in ("model", "base", "encoder")] == [0.817, 0.627, 0.354]
-
-
 def test_limits_say_what_applies_and_nothing_else(whole) -> None:
     results, _, html = whole
     said = " ".join(limits(results))
@@ -629,6 +555,21 @@ def test_limits_say_what_applies_and_nothing_else(whole) -> None:
     said = " ".join(limits(dataclasses.replace(results, measure=fine)))
     for words in ("Position bias", "Additivity", "Extremes", "Convergence", "Label mass"):
         assert words not in said
+
+
+def test_a_part_of_an_experiment_is_a_limit_and_refitted_utilities_have_a_table(whole) -> None:
+    results, _, html = whole
+    assert not [limit for limit in limits(results) if limit.startswith("Experiments")]
+    assert "Whole utilities under prompts" not in html
+    found = json.loads(json.dumps(results.shift["experiments"]))
+    found["category"] |= {
+        "part": "6 of 38 prompts, 10 of 60 tasks",
+        "refitted": {"pearson": 0.714, "spearman": None, "n": 20},
+    }
+    some = dataclasses.replace(results, shift={**results.shift, "experiments": found})
+    (said,) = [limit for limit in limits(some) if limit.startswith("Experiments")]
+    assert "6 of 38 prompts, 10 of 60 tasks (category)" in said
+    assert cells(render(some, verdict(some)), "Whole utilities")[1] == ["category", "0.714", "–", "20"]
 
 
 def cells(html: str, caption: str) -> list[list[str]]:

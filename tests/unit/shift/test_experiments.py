@@ -220,25 +220,30 @@ def test_two_problems_are_both_named(tmp_path):
 
 
 def settings(*experiments):
-    return ShiftSettings(experiments=[str(e) for e in experiments], comparisons=2, baseline="You are neutral.")
+    unmoved = {"baseline": "You are neutral.", "neutral": ["You take no side.", "You are {even-handed}."]}
+    return ShiftSettings(experiments=[str(e) for e in experiments], comparisons=2, **unmoved)
 
 
-def test_every_task_stands_under_every_prompt_and_the_baseline_once(tmp_path):
+def test_every_task_stands_under_every_prompt_the_baseline_and_its_paraphrases_once(tmp_path):
     rows = prompted_tasks(settings(write(tmp_path / "b.yaml", other), write(tmp_path / "a.yaml")), STORE)
     assert [(r.prompt_id, r.task_id) for r in rows] == [
-        *((BASELINE, t) for t in ("t-1", "t-2", "u-1")),
+        *((p, t) for p in (BASELINE, "neutral-1", "neutral-2") for t in ("t-1", "t-2", "u-1")),
         *((p, t) for p in ("p-1", "p-2", "p-3") for t in ("t-1", "t-2")),
         ("q-1", "u-1"),
     ]
     assert rows[0] == PromptedTask(BASELINE, "t-1", "You are neutral.", "Add 2 and 2.")
-    assert rows[6] == PromptedTask("p-2", "t-2", "You love cats, not math.", "Count {these} cats.")
+    assert rows[6] == PromptedTask("neutral-2", "t-1", "You are {even-handed}.", "Add 2 and 2.")
+    assert rows[12] == PromptedTask("p-2", "t-2", "You love cats, not math.", "Count {these} cats.")
     assert rows == prompted_tasks(settings(tmp_path / "a.yaml", tmp_path / "b.yaml"), STORE)
 
 
-def test_no_prompt_takes_the_name_of_the_baseline(tmp_path):
-    path = write(tmp_path / "a.yaml", put("prompts", 2, "id", value=BASELINE))
-    with pytest.raises(BadConfig, match=r"experiment pure: the prompt id 'baseline' is reserved; rename the prompt\.$"):
+@pytest.mark.parametrize("name", [BASELINE, "neutral-1", "neutral-17"])
+def test_no_prompt_takes_the_name_of_the_baseline_or_of_a_paraphrase(tmp_path, name):
+    path = write(tmp_path / "a.yaml", put("prompts", 2, "id", value=name))
+    with pytest.raises(BadConfig, match=rf"experiment pure: the prompt id '{name}' is reserved; rename the prompt\.$"):
         prompted_tasks(settings(path), STORE)
+    path = write(tmp_path / "b.yaml", put("prompts", 2, "id", value=f"{name}-x"))
+    assert f"{name}-x" in {row.prompt_id for row in prompted_tasks(settings(path), STORE)}
 
 
 def test_experiments_are_packaged_names_or_files(tmp_path):

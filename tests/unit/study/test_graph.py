@@ -95,7 +95,7 @@ def test_nothing_is_spent_before_the_topics_are_known_and_no_choice_before_the_a
 def test_what_only_comes_before_is_in_no_key() -> None:
     assert {n for n, node in nodes().items() if node.after} >= {"measure.train", "extract.model.0", "embed.minilm"}
     assert changed("topics.min_tasks=5") == {
-        name for name in nodes() if name.startswith(("topics", "probe", "hoo", "shift", "report"))
+        name for name in nodes() if name.startswith(("topics", "probe", "hoo", "content", "shift", "report"))
     }
 
 
@@ -114,14 +114,24 @@ def test_shards_and_base_appear_in_the_graph() -> None:
 
 
 def test_a_changed_setting_makes_new_only_what_depends_on_it() -> None:
-    assert changed("probes.holdout=2") == {n for n in nodes() if n.startswith("hoo.")} | {"topics", "report"}
+    assert changed("probes.holdout=2") == {n for n in nodes() if n.startswith("hoo")} | {"topics", "report"}
     assert changed("shift.comparisons=9") == {"topics", "shift-measure.0", "shift", "report"}
+    shifted = {"shift-measure.0", "shift-score.0", "embed.minilm.shift", "shift"}
+    assert changed("shift.neutral=[]") == {"tasks", "report"} | shifted  # `tasks` holds prompts against the context
     fractions = changed("activations.fractions=[0.5]")
     assert "measure.train" not in fractions
     assert "probe.minilm" not in fractions
     assert {"extract.model.0", "probe.model", "hoo.model", "shift-score.0", "shift", "report"} <= fractions
     assert "extract.model.0" not in changed("choices.temperature=0.5")
     assert changed("name=other") == {"report"}
+
+
+def test_another_part_of_the_experiments_is_another_key_and_none_is_that_of_before() -> None:
+    """The demo runs a part; a preset without the setting has the keys that it had before there was one."""
+    new = changed("shift.subset={prompts: 6, tasks: 6}")
+    assert new >= {"tasks", "shift-measure.0", "shift-score.0", "embed.minilm.shift", "shift", "report"}
+    assert "subset" not in nodes("shift.subset=null")["shift-measure.0"].params
+    assert nodes()["shift-score.0"].params["subset"] == {"prompts": 8, "tasks": 10}
 
 
 def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() -> None:
@@ -171,7 +181,11 @@ def test_a_whole_id_is_that_node_alone_and_a_part_of_it_all_nodes_below(tmp_path
 
 def test_an_encoder_that_takes_torch_has_keys_and_a_template_of_its_own() -> None:
     with_torch = Pins({"encoder.minilm.torch": "sentence-transformers"})
-    assert changed(pins=with_torch) == {name for name in keys(nodes()) if "minilm" in name} | {"shift", "report"}
+    assert changed(pins=with_torch) == {name for name in keys(nodes()) if "minilm" in name} | {
+        "content",
+        "shift",
+        "report",
+    }
     of = nodes(pins=with_torch)
     assert {name for name, node in of.items() if node.template == "embed-torch"} == {
         "embed.minilm",

@@ -19,8 +19,10 @@ TOPICS = {
     *("travel", "language", "clerical", "advice", "opinion", "unsafe"),
 }
 CATEGORIES = {"math", "coding", "fiction", "science", "travel", "clerical"}
-N_PROMPTS = {"category": 8, "targeted": 8, "competing": 4, "persona": 4}
-N_TASKS = {"category": 12, "targeted": 8, "crossed": 8, "competing": 8, "persona": 8}
+PERSONA = CATEGORIES | {"health", "business", "language", "advice"}
+SHELLS = CATEGORIES | {"business", "language"}
+N_PROMPTS = {"category": 38, "targeted": 48, "competing": 48, "persona": 50}
+N_TASKS = {"category": 60, "targeted": 48, "crossed": 48, "competing": 52, "persona": 40}
 TASK_SETS = {name: ["targeted", "crossed"] if name == "targeted" else [name] for name in N_PROMPTS}
 
 # Words that give a reserved subject away. No demo task holds one, so these subjects are new to every probe.
@@ -151,9 +153,22 @@ class TestShift:
     def test_prompts_are_short_and_signed(self, experiments: dict[str, dict[str, Any]], name: str) -> None:
         for prompt in experiments[name]["prompts"]:
             assert set(prompt["targets"].values()) <= {-1, 1}
-            assert 12 <= words(prompt["text"]) <= 30, prompt["id"]
-            assert len(re.findall(r"[.!?](?: |$)", prompt["text"])) <= (3 if "biography" in prompt["id"] else 2)
+            assert 6 <= words(prompt["text"]) <= 45, prompt["id"]
             assert prompt["text"] == " ".join(prompt["text"].split())
+
+    def test_prompts_are_no_one_sentence_with_words_filled_in(self, experiments: dict[str, dict[str, Any]]) -> None:
+        """But for the versions of a biography, which shall be alike."""
+        prompts = [p for e in experiments.values() for p in e["prompts"]]
+        assert [ids for ids in near_copies(prompts) if not {biography(ids[0])} & {biography(ids[1])} - {None}] == []
+        for name, e in experiments.items():
+            openings = Counter(" ".join(p["text"].split()[:3]) for p in e["prompts"] if not biography(p["id"]))
+            assert max(openings.values()) <= 0.1 * len(e["prompts"]), (name, openings.most_common(3))
+
+    def test_love_and_hate_are_balanced_for_every_label(self, experiments: dict[str, dict[str, Any]]) -> None:
+        for name, e in experiments.items():
+            signs = Counter(target for p in e["prompts"] for target in p["targets"].items())
+            for label in {label for label, _ in signs}:
+                assert signs[label, 1] == signs[label, -1] >= 2, (name, label)
 
     @pytest.mark.parametrize("name", N_PROMPTS)
     def test_every_target_meets_a_task_of_every_set(self, experiments: dict[str, dict[str, Any]], name: str) -> None:
@@ -182,8 +197,15 @@ class TestShift:
         assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", i) for i in ids)
 
     def test_tasks_are_one_short_line(self, shifted: list[dict[str, Any]]) -> None:
-        assert [t["id"] for t in shifted if not 8 <= words(t["text"]) <= 18] == []
+        assert [t["id"] for t in shifted if not 5 <= words(t["text"]) <= 25] == []
         assert [t["id"] for t in shifted if t["text"] != " ".join(t["text"].split())] == []
+
+    def test_openings_and_forms_of_tasks_vary(self, experiments: dict[str, dict[str, Any]]) -> None:
+        for e in experiments.values():
+            for name, tasks in e["task_sets"].items():
+                openings = Counter(" ".join(t["text"].split()[:2]) for t in tasks)
+                assert max(openings.values()) <= 0.1 * len(tasks), (name, openings.most_common(3))
+                assert 0.2 <= sum("?" in t["text"] for t in tasks) / len(tasks) <= 0.8, name
 
     def test_labels_name_exactly_the_reserved_subjects_in_a_text(self, shifted: list[dict[str, Any]]) -> None:
         for task in shifted:
@@ -191,23 +213,31 @@ class TestShift:
             assert found == RESERVED.keys() & set(task["labels"]), task["id"]
 
 
-def test_category_asks_each_category_and_two_with_both_signs(experiments: dict[str, dict[str, Any]]) -> None:
-    signs = Counter(target for p in experiments["category"]["prompts"] for target in p["targets"].items())
-    assert all(len(p["targets"]) == 1 for p in experiments["category"]["prompts"])
-    assert {category for category, _ in signs} == CATEGORIES
-    assert set(signs.values()) == {1}
-    assert sum(n for (_, sign), n in signs.items() if sign < 0) in (3, 4)
+def biography(id_: str) -> str | None:
+    """Whose biography the prompt of this id is."""
+    found = re.match(r"persona-biography-([a-z]+)-", id_)
+    return found[1] if found else None
+
+
+def test_category_has_three_wordings_of_love_and_of_hate_for_each(experiments: dict[str, dict[str, Any]]) -> None:
+    """Travel has a fourth, to make 38. No prompt is about two categories, so that these stay apart as blocks of cells."""
+    prompts = Counter(tuple(p["targets"].items()) for p in experiments["category"]["prompts"])
+    assert prompts == {((c, s),): 3 + (c == "travel") for c in CATEGORIES for s in (1, -1)}
     labels = [t["labels"] for t in experiments["category"]["task_sets"]["category"]]
-    assert Counter(label for task in labels for label in task) == dict.fromkeys(CATEGORIES, 2)
+    assert Counter(label for task in labels for label in task) == dict.fromkeys(CATEGORIES, 10)
 
 
-def test_targeted_has_each_subject_once_pure_and_once_in_a_shell(experiments: dict[str, dict[str, Any]]) -> None:
+def test_targeted_has_each_subject_six_times_pure_and_in_six_shells(experiments: dict[str, dict[str, Any]]) -> None:
     prompts, sets = experiments["targeted"]["prompts"], experiments["targeted"]["task_sets"]
-    assert Counter(label for p in prompts for label in p["targets"]) == dict.fromkeys(RESERVED, 1)
-    assert sum(sign for p in prompts for sign in p["targets"].values()) == 0
-    assert sorted(t["labels"] for t in sets["targeted"]) == [[subject] for subject in sorted(RESERVED)]
-    assert sorted(t["labels"][0] for t in sets["crossed"]) == sorted(RESERVED)
-    assert len({t["labels"][1] for t in sets["crossed"]} & TOPICS) == 8
+    signs = Counter(target for p in prompts for target in p["targets"].items())
+    assert signs == {(subject, sign): 3 for subject in RESERVED for sign in (1, -1)}
+    assert Counter(tuple(t["labels"]) for t in sets["targeted"]) == {(subject,): 6 for subject in RESERVED}
+    assert Counter(t["labels"][0] for t in sets["crossed"]) == dict.fromkeys(RESERVED, 6)
+    assert Counter(t["labels"][1] for t in sets["crossed"]) == dict.fromkeys(SHELLS, 6)
+    assert len({tuple(t["labels"]) for t in sets["crossed"]}) == 48  # no shell twice for a subject
+    for tasks in sets.values():
+        on = sum(bool(p["targets"].keys() & set(t["labels"])) for p in prompts for t in tasks)
+        assert on >= 16 * 16
 
 
 def test_competing_prompts_reverse_and_cancel_where_both_meet(experiments: dict[str, dict[str, Any]]) -> None:
@@ -220,20 +250,41 @@ def test_competing_prompts_reverse_and_cancel_where_both_meet(experiments: dict[
         assert [intended(prompt, t) for t in both] == [0]
         one = [t for t in tasks if len(prompt["targets"].keys() & set(t["labels"])) == 1]
         assert {intended(prompt, t) for t in one} == {-1, 1}
-    assert len(by_pair) == 2
+    assert len(by_pair) == 24
     for forth, back in by_pair.values():
         assert forth == {label: -sign for label, sign in back.items()}
         subject, kind = sorted(forth, key=lambda label: label in TOPICS)
-        labels = [t["labels"] for t in tasks if forth.keys() & set(t["labels"])]
-        assert sorted(len(task) for task in labels) == [1, 1, 2, 2]
-        assert [subject] in labels
-        assert [kind] in labels
-        assert [subject, kind] in labels
-
-
-def test_biographies_differ_in_one_sentence(experiments: dict[str, dict[str, Any]]) -> None:
-    first, second = (
-        p["text"].split(". ") for p in experiments["persona"]["prompts"] if p["id"].startswith("persona-biography-")
+        assert (subject in RESERVED, kind in CATEGORIES) == (True, True)
+    assert Counter(label for pair in by_pair for label in pair) == dict.fromkeys(RESERVED, 3) | dict.fromkeys(
+        CATEGORIES, 4
     )
-    assert len(first) == len(second) >= 3
-    assert sum(a != b for a, b in zip(first, second, strict=True)) == 1
+    kinds = Counter(frozenset(t["labels"]) for t in tasks)
+    assert kinds == dict.fromkeys(by_pair, 1) | {frozenset({label}): 2 for label in RESERVED.keys() | CATEGORIES}
+
+
+def test_persona_has_twenty_roles_that_like_one_thing_and_not_another(experiments: dict[str, dict[str, Any]]) -> None:
+    roles = [p["targets"] for p in experiments["persona"]["prompts"] if p["id"].startswith("persona-role-")]
+    assert len(roles) == 20
+    assert all(sorted(targets.values()) == [-1, 1] for targets in roles)
+    assert Counter(t for targets in roles for t in targets.items()) == {(x, s): 2 for x in PERSONA for s in (1, -1)}
+    assert all({label: -sign for label, sign in targets.items()} in roles for targets in roles)
+    tasks = experiments["persona"]["task_sets"]["persona"]
+    assert Counter(tuple(t["labels"]) for t in tasks) == {(label,): 4 for label in PERSONA}
+
+
+def test_versions_of_a_biography_differ_in_exactly_one_sentence(experiments: dict[str, dict[str, Any]]) -> None:
+    """Two versions say the opposite of one thing, the third is about another."""
+    versions: dict[str, list[dict[str, Any]]] = {}
+    for prompt in experiments["persona"]["prompts"]:
+        if (name := biography(prompt["id"])) is not None:
+            versions.setdefault(name, []).append(prompt)
+    assert len(versions) == 10
+    for name, (love, hate, other) in versions.items():
+        (label,) = love["targets"]
+        assert (love["targets"], hate["targets"]) == ({label: 1}, {label: -1})
+        assert label not in other["targets"]
+        texts = [re.split(r"(?<=[.!?]) ", p["text"]) for p in (love, hate, other)]
+        assert len({len(sentences) for sentences in texts}) == 1
+        assert len(texts[0]) >= 3
+        differ = [len(set(sentences)) for sentences in zip(*texts, strict=True)]
+        assert sorted(differ) == [1] * (len(differ) - 1) + [3], name

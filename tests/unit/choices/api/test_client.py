@@ -26,7 +26,8 @@ from prefprobe.choices.api.access import Access
 from prefprobe.choices.api.client import Call, Client, Reply
 from prefprobe.choices.api.pacing import Breaker, Pace, Spacing, Window, retry_after
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
-from prefprobe.settings.api import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import TransportSettings
 from tests.fault_server import Behaviour, Body, FaultServer, answer
 
 KEY = "sk-test-a-very-secret-key"
@@ -435,7 +436,7 @@ def test_calls_that_get_no_answer_while_all_others_do_are_given_up_when_they_are
 def test_calls_that_a_limit_holds_up_are_not_given_up() -> None:
     got: list[Reply] = []
     with FaultServer(Behaviour(delay=0.02), lambda body, attempt: "429" if body["seed"] == 3 else None) as server:
-        client = client_for(server.url, concurrency=4, total_timeout=1.0)
+        client = client_for(server.url, concurrency=4, total_timeout=3.0)
         with pytest.raises(TemporaryFailure, match="most often: 429"):
             client.run((call(n) for n in range(80)), got.append, lambda: None)
     assert len(got) == 79

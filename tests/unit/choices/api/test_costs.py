@@ -12,7 +12,8 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.api.replies import to_answer
 from prefprobe.choices.engine import Answer, Question, Spend
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.settings.api import ApiSettings, Prices, TransportSettings
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import Prices, TransportSettings
 from tests.fault_server import USAGES, Behaviour, FaultServer
 from tests.questions import Saved, question
 

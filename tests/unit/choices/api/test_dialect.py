@@ -18,7 +18,7 @@ from prefprobe.choices.engine import Spend
 from prefprobe.choices.reading import Labels
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, InputMissing
-from prefprobe.jobs._choice_log import _read_dialect
+from prefprobe.jobs._endpoint import _read_dialect
 from prefprobe.settings.api import ApiSettings
 from prefprobe.store.formats import json_bytes
 from prefprobe.store.objects import ObjectStore
@@ -139,7 +139,7 @@ def test_a_dialect_that_a_step_began_with_opens_again() -> None:
     }
     dialect = Dialect(**kept)  # type: ignore[arg-type]
     new: dict[str, Any] = {"refused": {}, "prefill": "", "prefill_by": "", "usage": True, "requests": 0}
-    assert asdict(dialect) == kept | new | {"counted": False, "stream_options": False}
+    assert asdict(dialect) == kept | new | {"counted": False, "stream_options": False, "form": True}
     assert dialect.spend == Spend(0, 640, 96, 0.25)
 
 

@@ -25,7 +25,8 @@ from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.progress import Progress, Stopped
-from prefprobe.settings.api import ApiSettings, JudgeSettings, Prices, TransportSettings
+from prefprobe.settings.api import ApiSettings, JudgeSettings
+from prefprobe.settings.endpoint import Prices, TransportSettings
 from prefprobe.store.keys import canonical_json, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore

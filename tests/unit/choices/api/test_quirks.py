@@ -21,7 +21,8 @@ from prefprobe.choices.log import ChoiceLog
 from prefprobe.choices.stimulus import Stimulus
 from prefprobe.errors import BadConfig, PrefprobeError, TemporaryFailure
 from prefprobe.progress import Stopped
-from prefprobe.settings.api import ApiSettings, JudgeSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings, JudgeSettings
+from prefprobe.settings.endpoint import TransportSettings
 from tests.fault_server import Behaviour, FaultServer
 from tests.questions import Saved, question
 

@@ -15,7 +15,7 @@ from prefprobe.choices.api.failures import error_within
 from prefprobe.choices.api.replies import complaint, finish, logprobs, text, thinks
 from prefprobe.choices.api.stream import CutOff, completion, is_stream
 from prefprobe.errors import TemporaryFailure
-from prefprobe.settings.api import TransportSettings
+from prefprobe.settings.endpoint import TransportSettings
 from tests.fault_server import LISTINGS, Behaviour, FaultServer, _streamed, answer
 
 ASKED = {"messages": [{"role": "user", "content": "u=1 u=0 – ü\u2028\x85"}], "max_tokens": 30, "logprobs": True}

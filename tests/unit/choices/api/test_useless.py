@@ -14,7 +14,8 @@ from prefprobe.choices.api.engine import ApiEngine
 from prefprobe.choices.engine import Answer, Question
 from prefprobe.choices.log import ChoiceLog
 from prefprobe.errors import BadConfig
-from prefprobe.settings.api import ApiSettings, TransportSettings
+from prefprobe.settings.api import ApiSettings
+from prefprobe.settings.endpoint import TransportSettings
 from tests.fault_server import Behaviour, Body, FaultServer, answer
 from tests.questions import Saved, question
 
