@@ -27,13 +27,16 @@ _TOLERANCE_HALF = 5e-2
 """Relative difference of a vector that rounding alone explains, in float32 and in 16 bits."""
 
 Kept = dict[int, np.ndarray]
+Span = tuple[int, int]
+"""Tokens of a sequence, half-open."""
 
 
 class Passed(NamedTuple):
     """What forward passes of n prompts gave."""
 
     kept: Kept
-    """The residual stream after each of the wanted layers at the last token, {layer: (n, d) float32}."""
+    """The residual stream after each of the wanted layers: {layer: (n, d) float32} at the last token, or the means over k
+    spans of tokens, {layer: (n, k, d) float32}."""
     hidden: torch.Tensor | None
     """The final hidden states of the last `tail` tokens, (n, tail, width) float32 on the device; None if `tail` is 0."""
     alone: bool = False
@@ -46,14 +49,15 @@ def forward(
     *,
     layers: Sequence[int] = (),
     tail: int = 0,
+    spans: Sequence[Sequence[Span]] | None = None,
     pack_tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Passed:
     """Run all sequences and keep only what is asked for: `layers` (0-based blocks), and the last `tail` final states.
 
-    Without `tail` nothing above the deepest of `layers` is computed. `pack_tokens` is four sequences' own tokens unless
-    given: enough to share beginnings and to waste little at a pack's end, while attention, which grows with it, stays a
-    small part.
+    Of `layers` the last token is kept, or the mean over each of as many `spans` of every sequence. Without `tail` nothing
+    above the deepest of `layers` is computed. `pack_tokens` is four sequences' own tokens unless given: enough to share
+    beginnings and to waste little at a pack's end, while attention, which grows with it, stays a small part.
 
     Raises BadConfig for a sequence longer than the model's context, and for a token that the model has not.
     """
@@ -67,10 +71,14 @@ def forward(
             "shorten it or leave it out."
         )
     wanted = tuple(layers), tail
+    kept = [[(n - 1, n)] for n in lengths] if spans is None else spans
+    if any(not 0 <= start < stop <= n for n, each in zip(lengths, kept, strict=True) for start, stop in each):
+        raise ValueError("a span has no tokens, or lies beyond its sequence")
     _check_tokens(model, sequences)
     if longest >= model.packing.apart_from:
-        return _one_by_one(model, sequences, *wanted)
-    skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1))
+        return _shaped(_one_by_one(model, sequences, kept, *wanted), spans)
+    first = min(start for each in kept for start, _ in each)
+    skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1), first)  # of the beginning nothing is kept
     if pack_tokens is None:
         pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
     packs = pack(sequences, skip, pack_tokens)
@@ -81,7 +89,7 @@ def forward(
     regime = skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
     compared = model.packing.compared(*regime)
     try:
-        result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
+        result = _packed(model, sequences, kept, packs, skip, *wanted, batch_tokens)
     except torch.OutOfMemoryError:
         raise
     except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
@@ -89,17 +97,23 @@ def forward(
             raise
         _log.debug("packed pass", exc_info=True)
         model.set_apart(0, "its layers take no packed pass")
-        return _one_by_one(model, sequences, *wanted)
+        return _shaped(_one_by_one(model, sequences, kept, *wanted), spans)
     if _is_new(model, longest, compared):
         some = {lengths.index(longest), farthest}
         rows = sorted(some if compared else some | {lengths.index(min(lengths))})
-        apart = _difference(result, rows, _one_by_one(model, [sequences[i] for i in rows], *wanted))
+        own = _one_by_one(model, [sequences[i] for i in rows], [kept[i] for i in rows], *wanted)
+        apart = _difference(result, rows, own)
         if not apart < tolerance(model):
             _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
             model.set_apart(longest, "packed values are not its own")
-            return _one_by_one(model, sequences, *wanted)
+            return _shaped(_one_by_one(model, sequences, kept, *wanted), spans)
         model.packing.exact_to[regime] = longest
-    return result
+    return _shaped(result, spans)
+
+
+def _shaped(passed: Passed, spans: Sequence[Sequence[Span]] | None) -> Passed:
+    """Without an axis for spans where none were asked for."""
+    return passed if spans is not None else passed._replace(kept={n: x[:, 0] for n, x in passed.kept.items()})
 
 
 def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
@@ -182,16 +196,23 @@ def relative_difference(got: np.ndarray, own: np.ndarray) -> np.ndarray:
         return np.asarray(np.linalg.norm(got - own, axis=-1) / np.linalg.norm(own, axis=-1))
 
 
-def _one_by_one(model: LoadedModel, sequences: Sequence[Sequence[int]], layers: tuple[int, ...], tail: int) -> Passed:
+def _one_by_one(
+    model: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
+    layers: tuple[int, ...],
+    tail: int,
+) -> Passed:
     """The same by the model's own pass of each sequence, without a mask, a cache or another sequence beside it."""
-    kept = {layer: np.empty((len(sequences), model.width), dtype=np.float32) for layer in layers}
+    kept = {layer: np.empty((len(sequences), len(spans[0]), model.width), dtype=np.float32) for layer in layers}
     ends = []
     with torch.inference_mode():
         for row, sequence in enumerate(sequences):
+            read = _reader(model.device, [0], [[np.arange(*span) for span in spans[row]]])
             with _capture(model, layers, final=tail > 0) as seen:
                 model.model(input_ids=torch.tensor([list(sequence)], device=model.device), use_cache=False)
             for layer in layers:
-                kept[layer][row] = seen[layer][0, -1].float().cpu().numpy()
+                kept[layer][row] = read(seen[layer])[0]
             if tail:
                 ends.append(seen[_FINAL][0, -tail:].float())
     return Passed(kept, torch.stack(ends) if tail else None, alone=True)
@@ -200,6 +221,7 @@ def _one_by_one(model: LoadedModel, sequences: Sequence[Sequence[int]], layers: 
 def _packed(
     model: LoadedModel,
     sequences: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
     packs: list[Pack],
     skip: int,
     layers: tuple[int, ...],
@@ -207,23 +229,46 @@ def _packed(
     batch_tokens: int,
 ) -> Passed:
     n, d, last, hidden = len(sequences), model.width, max(tail, 1), None
-    kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
+    kept = {layer: np.empty((n, len(spans[0]), d), dtype=np.float32) for layer in layers}
     with torch.inference_mode():
         prefix = _prefix_cache(model, sequences[0][:skip], layers, tail > 0) if skip else None
         for batch in batches(packs, batch_tokens):
             rows = [row for p in batch for row in p.rows]
-            where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows], device=model.device)
-            ends = torch.tensor(np.stack([path[-last:] for p in batch for path in p.paths]), device=model.device)
+            paths = [path for p in batch for path in p.paths]
+            where = [i for i, p in enumerate(batch) for _ in p.rows]
+            places = [[p[a - skip : b - skip] for a, b in spans[row]] for row, p in zip(rows, paths, strict=True)]
+            read = _reader(model.device, where, places)
             with _capture(model, layers, final=tail > 0) as seen:
                 _run(model, batch, prefix, skip)
             for layer in layers:
-                kept[layer][rows] = seen[layer][where, ends[:, -1]].float().cpu().numpy()
+                kept[layer][rows] = read(seen[layer])
             if tail:
-                final = seen[_FINAL][where[:, None], ends].float()
+                ends = torch.tensor(np.stack([path[-last:] for path in paths]), device=model.device)
+                final = seen[_FINAL][torch.tensor(where, device=model.device)[:, None], ends].float()
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
                 hidden[torch.tensor(rows, device=model.device)] = final
     return Passed(kept, hidden)
+
+
+def _reader(
+    device: torch.device, where: Sequence[int], places: Sequence[Sequence[np.ndarray]]
+) -> Callable[[torch.Tensor], np.ndarray]:
+    """Reads a stream (batch, tokens, d) as (n, k, d) float32: of sequence i, which lies in row where[i] of the batch, the
+    mean over each of k lists of places.
+    """
+    lengths = [len(some) for each in places for some in each]
+    row = torch.tensor(np.repeat(np.repeat(where, len(places[0])), lengths), device=device)
+    place = torch.tensor(np.concatenate([some for each in places for some in each]), device=device)
+    sizes = torch.tensor(lengths, device=device)
+
+    def read(stream: torch.Tensor) -> np.ndarray:
+        values = stream[row, place].float()
+        if len(values) > len(lengths):
+            values = torch.segment_reduce(values, "mean", lengths=sizes, axis=0)  # in order, so that it repeats
+        return np.asarray(values.view(len(places), len(places[0]), -1).cpu().numpy())
+
+    return read
 
 
 def _prefix_cache(
