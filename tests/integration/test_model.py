@@ -64,6 +64,39 @@ def test_packed_passes_equal_single_ones(model: LoadedModel, pack_tokens: int) -
         np.testing.assert_allclose(hidden[i].numpy(), last[-2:], atol=2e-3 * np.abs(last).max())
 
 
+def test_means_over_spans_are_those_of_single_passes_whatever_is_shared(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = "You hate math."
+    prompts = [model.prompt_tokens(text, system) for text in TEXTS[:6]]
+    shared = packing.shared_beginning(prompts)
+    skips: list[int] = []
+    beginning = passes._prefix_cache
+
+    def skipped(model: LoadedModel, tokens: Sequence[int], *wanted: object) -> object:
+        skips.append(len(tokens))
+        return beginning(model, tokens, *wanted)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(passes, "_prefix_cache", skipped)
+    for first in (0, 5, shared, shared + 1):
+        spans = [[(first, len(p) - 3), (len(p) - 1, len(p))] for p in prompts]
+        got = passes.forward(model, prompts, layers=[3, 12], spans=spans, pack_tokens=100).kept
+        own = passes._one_by_one(model, prompts, spans, (3, 12), 0).kept
+        last = passes.forward(model, prompts, layers=[3, 12], pack_tokens=100).kept
+        for i, prompt in enumerate(prompts):
+            with torch.inference_mode():
+                out = model.backbone(input_ids=torch.tensor([prompt]), output_hidden_states=True, use_cache=False)
+            for layer in (3, 12):
+                stream = out.hidden_states[layer + 1][0].double().numpy()
+                want = np.stack([stream[a:b].mean(0) for a, b in spans[i]])
+                for values in (got[layer][i], own[layer][i]):
+                    np.testing.assert_allclose(values, want, atol=2e-3 * np.abs(want).max())
+                np.testing.assert_allclose(got[layer][i, 1], last[layer][i], atol=2e-3 * np.abs(want).max())
+    assert skips == [shared, 5, shared, shared, shared, shared, shared]  # every second time for the last token alone
+    with pytest.raises(ValueError, match="a span has no tokens"):
+        passes.forward(model, prompts[:1], layers=[3], spans=[[(4, 4)]])
+
+
 def test_nothing_depends_on_the_order_of_prompts(model: LoadedModel) -> None:
     prompts = [model.prompt_tokens(text) for text in TEXTS]
     order = list(range(len(prompts)))
