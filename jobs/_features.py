@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefprobe.features.matrix import Features, join_features
+from prefprobe.features.stored import select
 from prefprobe.store.formats import read_npz
+from prefprobe.study.graph import extracted_as
 from prefprobe.study.job import Job
 
 
@@ -34,20 +36,22 @@ def utilities(job: Job, node: str) -> dict[str, float]:
     return dict(zip(table.column("task_id").to_pylist(), table.column("mu").to_pylist(), strict=True))
 
 
-def feature_nodes(job: Job, features: str) -> list[str]:
+def _nodes(job: Job, features: str) -> list[str]:
     """The nodes that wrote these features."""
-    return [n for n in job.node.reads if n.startswith(f"extract.{features}.") or n == f"embed.{features}"]
+    source, _ = extracted_as(job.config, features)
+    return [n for n in job.node.reads if n.startswith(f"extract.{source}.") or n == f"embed.{source}"]
 
 
-def about_features(job: Job, nodes: Sequence[str]) -> dict[str, Any]:
-    """What features.json says of them, such as `layers`."""
-    about = job.json(nodes[0], "features.json")
-    return {key: value for key, value in about.items() if key not in ("prompt", "alone")}  # of prompts, not of features
+def about_features(job: Job, features: str) -> dict[str, Any]:
+    """What features.json says of these features, such as `layers`; not how their prompts were read."""
+    about = job.json(_nodes(job, features)[0], "features.json")
+    of_prompts = ("prompt", "alone", "positions", "dtype")
+    return {key: value for key, value in about.items() if key not in of_prompts}
 
 
-def read_features(job: Job, nodes: Sequence[str], layers: Sequence[int]) -> Features:
-    """The features of these layers that `nodes` wrote; no other is kept in memory."""
-    names = {"task_ids", *(f"layer_{layer}" for layer in layers)}
+def read_features(job: Job, features: str, layers: Sequence[int]) -> Features:
+    """The features of that name of these layers; no other is kept in memory."""
+    nodes, (_, kind) = _nodes(job, features), extracted_as(job.config, features)
     files = ((node, name) for node in nodes for name in job.inputs[node].outputs if name.endswith(".npz"))
     parts = (read_npz(job.read(node, name)) for node, name in files)
-    return join_features(({name: part[name] for name in part if name in names} for part in parts), job.node.id)
+    return join_features((select(part, layers, kind) for part in parts), job.node.id)

@@ -1,7 +1,7 @@
 """content: does the model's best layer know more of preferences than each encoder's embedding?"""
 
 from prefprobe.features.matrix import Features
-from prefprobe.jobs._features import feature_nodes, read_features, utilities
+from prefprobe.jobs._features import read_features, utilities
 from prefprobe.probes.content import FOLDS, Rows, content_controls
 from prefprobe.store.formats import json_bytes
 from prefprobe.study.job import Job, Outputs
@@ -11,8 +11,8 @@ def run(job: Job) -> Outputs:
     """Writes content.json."""
     train, eval_ = (utilities(job, f"measure.{name}") for name in ("train", "eval"))
     layer = job.json("probe.model", "probe.json")["targets"]["raw"]["best_layer"]
-    model = read_features(job, feature_nodes(job, "model"), [layer])
-    encoders = {name: _rows(read_features(job, feature_nodes(job, name), [0])) for name in job.config.encoders}
+    model = read_features(job, "model", [layer])
+    encoders = {name: _rows(read_features(job, name, [0])) for name in job.config.encoders}
     seed, permutations = job.config.seed, job.config.probes.permutations
     found = content_controls(_rows(model), encoders, train, eval_, seed=seed, permutations=permutations)
     about = {"layer": layer, "n_train": len(train), "n_eval": len(eval_), "folds": FOLDS}

@@ -1,22 +1,27 @@
 """extract: activations of one model over one shard of the tasks."""
 
+from typing import Any
+
 from prefprobe.jobs._model import open_model
 from prefprobe.jobs._pool import read_rows
 from prefprobe.store.formats import json_bytes, read_json
 from prefprobe.study.job import Job, Outputs
+from prefprobe.tasks.sampling import shard_of
 
 
 def run(job: Job) -> Outputs:
-    """Writes part-*.npz (task_ids, layer_<L>) and extract.json (layers, width)."""
+    """Writes part-*.npz (task_ids, layer_<L>, and as `mean_<L>` and the like further positions) and features.json."""
     from prefprobe.activations.extraction import ALONE, extract, layer_numbers
 
-    config, features = job.config, job.args["features"]
-    rows = read_rows(job)
-    mine = [(id_, text, None) for id_, text in rows[job.args["shard"] :: config.activations.shards]]
+    settings, features = job.config.activations, job.args["features"]
+    mine = [(i, text, None) for i, text in read_rows(job) if shard_of(i, settings.shards) == job.args["shard"]]
     model = open_model(job, features)
-    layers = layer_numbers(config.activations.fractions, model.n_layers)
-    parts = extract(model, mine, layers, job.store, config.activations.part, job.progress)
-    about = {
+    layers = layer_numbers(settings.fractions, model.n_layers)
+    positions = settings.positions if features == "model" else settings.positions[:1]
+    parts = extract(
+        model, mine, layers, job.store, settings.part, job.progress, positions=positions, dtype=settings.dtype
+    )
+    about: dict[str, Any] = {
         "layers": layers,
         "n_layers": model.n_layers,
         "d": model.width,
@@ -24,5 +29,6 @@ def run(job: Job) -> Outputs:
         "family": model.family,
         "prompt": model.prompts.describe(),
         "alone": read_json(job.store.read_part(ALONE)) if ALONE in job.store.parts() else "",
+        **{name: job.node.params[name] for name in ("positions", "dtype") if name in job.node.params},
     }
     return {**parts, "features.json": json_bytes(about)}

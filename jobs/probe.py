@@ -1,7 +1,7 @@
 """probe: ridge probes of one kind of features, tested on held-out tasks."""
 
 from prefprobe.choices.log import comparisons
-from prefprobe.jobs._features import about_features, feature_nodes, measured, read_features
+from prefprobe.jobs._features import about_features, measured, read_features
 from prefprobe.probes.heldout import heldout_probe
 from prefprobe.probes.ridge import ALPHAS
 from prefprobe.store.formats import json_bytes, npz_bytes, parquet_bytes
@@ -13,9 +13,8 @@ from prefprobe.thurstonian.ceiling import agreement_ceiling
 def run(job: Job) -> Outputs:
     """Writes probe.json, predictions.parquet, and probes.npz (w and b in raw feature space) with card.json."""
     data, settings, name = measured(job), job.config.probes, job.args["features"]
-    nodes = feature_nodes(job, name)
-    about = about_features(job, nodes)
-    features = read_features(job, nodes, about["layers"])
+    about = about_features(job, name)
+    features = read_features(job, name, about["layers"])
     choices = comparisons(job.table("measure.eval", "choices.parquet"))
     result = heldout_probe(
         features.layers, features.ids, data.train, data.eval, data.topics, choices.shares(),

@@ -35,6 +35,7 @@ def collect(job: Job) -> Results:
         "model": config.model.name or config.model.source,
         "untrained": "untrained copy",
         "random": "random features",
+        **{name: f"model at {position}" for name, position in config.activations.further.items()},
     }
     if config.base:
         names["base"] = config.base.name or config.base.source

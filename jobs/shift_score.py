@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from prefprobe.features.stored import select
 from prefprobe.jobs._model import open_model
 from prefprobe.probes.probe import Probe
 from prefprobe.shift.prompted import prompted_tasks
@@ -23,8 +24,12 @@ def run(job: Job) -> Outputs:
     prompted = [(r.row_id, r.text, r.prompt) for r in rows if r.prompt_id in mine]
     layer = job.json("probe.model", "probe.json")["targets"]["raw"]["best_layer"]
     probe = Probe.of(read_npz(job.read("probe.model", "probes.npz")), layer)
-    parts = extract(open_model(job), prompted, [layer], job.store, config.activations.part, job.progress)
-    scores = pa.concat_tables(probe_scores(read_npz(job.store.read_part(name)), probe) for name in parts)
+    settings = config.activations
+    parts = extract(
+        open_model(job), prompted, [layer], job.store, settings.part, job.progress,
+        positions=settings.positions[:1], dtype=settings.dtype,
+    )  # fmt: skip
+    scores = pa.concat_tables(probe_scores(select(read_npz(job.store.read_part(name))), probe) for name in parts)
     return {
         **parts,
         "scores.parquet": parquet_bytes(scores.sort_by([("prompt_id", "ascending"), ("task_id", "ascending")])),

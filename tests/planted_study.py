@@ -17,7 +17,9 @@ import yaml
 from prefprobe.choices.engine import Answer, Question, Reading
 from prefprobe.config import load_config
 from prefprobe.features.controls import random_features
+from prefprobe.features.stored import as_stored
 from prefprobe.progress import Progress
+from prefprobe.settings.activations import Dtype, named
 from prefprobe.store.formats import npz_bytes
 from prefprobe.store.keys import sha256
 from prefprobe.store.steps import Output, StepStore, read_output
@@ -166,9 +168,21 @@ def _plant(monkeypatch: pytest.MonkeyPatch, engine: PlantedEngine) -> None:
         return _Model(untrained_seed is None)
 
     def extract(
-        model: _Model, rows: Any, layers: Sequence[int], store: StepStore, part: int, progress: Any
+        model: _Model,
+        rows: Any,
+        layers: Sequence[int],
+        store: StepStore,
+        part: int,
+        progress: Any,
+        *,
+        positions: Sequence[str],
+        dtype: Dtype,
     ) -> dict[str, Output]:
-        arrays = {f"layer_{layer}": _activations(model, rows, layer) for layer in layers}
+        arrays: dict[str, np.ndarray] = {}
+        for k, position in enumerate(positions):  # of further ones each has noise of its own
+            for layer in layers:
+                name = f"{named(position) if k else 'layer'}_{layer}"
+                arrays |= as_stored(name, _activations(model, rows, layer + DEPTH * k), dtype)
         data = npz_bytes({"task_ids": np.array([id_ for id_, _, _ in rows]), **arrays})
         return {"part-00000.npz": store.write_part("part-00000.npz", data)}
 

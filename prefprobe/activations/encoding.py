@@ -5,6 +5,7 @@ nothing else is shown on a twin of the text, whose control tokens are each chang
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -51,6 +52,36 @@ class Encoding:
             ids if self._plain(pieces, ids) else self._apart(pieces) for pieces, ids in zip(prompts, whole, strict=True)
         ]
 
+    def located(self, pieces: Sequence[Piece], ids: Sequence[int]) -> tuple[int, int]:
+        """Where in a prompt's tokens, as `many` gave them, the task's text stands: half-open, from the token that holds the
+        first of its characters that is no white space to the one that holds the last such.
+
+        Found by the tokenizer's offsets, and held against the text that these tokens are. Raises BadConfig where that fails.
+        """
+        places = [k for k, piece in enumerate(pieces) if piece.task]
+        text = pieces[places[0]].string.strip()
+        if len(places) != 1 or not text:
+            what = "prints a task's text more than once" if text else "prints nothing of the task"
+            raise BadConfig(f"the prompt {what}, so that no tokens are the task's; read the last token of the prompt.")
+        before = _joined(pieces[: places[0]]) + pieces[places[0]].string
+        first = len(before.rstrip()) - len(text)
+        spans = self._offsets(pieces, ids)
+        held = [k for k, (start, stop) in enumerate(spans) if start < first + len(text) and stop > max(start, first)]
+        if held:
+            start, stop = held[0], held[-1] + 1
+            while (
+                not (found := self._is_in(text, ids[start:stop]))
+                and start
+                and spans[start - 1][0] == spans[start - 1][1]
+            ):
+                start -= 1  # a character of several tokens may be the last one's alone
+            if found:
+                return start, stop
+        raise BadConfig(
+            f"the text “{shortened(text, 60)}” is not found in its tokens as it is, since the tokenizer alters it; read the last "
+            "token of the prompt, or leave the text out."
+        )
+
     def separates(self, end: str) -> bool:
         """Whether what follows the template's `end` is read as if no text stood before: a control token lies between."""
         return self._control.search(end) is not None
@@ -76,6 +107,36 @@ class Encoding:
             return []
         found = self._tokenizer(strings, add_special_tokens=False, split_special_tokens=split)["input_ids"]
         return [list(ids) for ids in found]
+
+    def _offsets(self, pieces: Sequence[Piece], ids: Sequence[int]) -> list[tuple[int, int]]:
+        """The characters of the prompt that each of its tokens stands for."""
+        if not self._tokenizer.is_fast:
+            raise BadConfig(
+                "this tokenizer does not say which characters a token stands for; read a position counted from the prompt's end."
+            )
+        whole = [([(_joined(pieces), True)], "")]
+        apart = [(cut(pieces), anchor) for cut, anchor in product((self._at_controls, _at_texts), ("", "\n"))]
+        for runs, anchor in whole + apart:
+            found: list[tuple[int, int]] = []
+            read: list[int] = []
+            at = 0
+            for k, (string, meant) in enumerate(runs):
+                lead = anchor if k else ""
+                got = self._tokenizer(
+                    lead + string, add_special_tokens=False, split_special_tokens=not meant, return_offsets_mapping=True
+                )
+                skip = len(self._ids([lead], not meant)[0]) if lead else 0
+                read += got["input_ids"][skip:]
+                found += [(a + at - len(lead), b + at - len(lead)) for a, b in got["offset_mapping"][skip:]]
+                at += len(string)
+            if read == list(ids):
+                return found
+        return []
+
+    def _is_in(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether tokens hold a text, but for the form in which its accents are written."""
+        said, wanted = (unicodedata.normalize("NFC", each) for each in (self.decode(ids), text))
+        return wanted in said
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
         return [number for number in ids if number in self._special]
@@ -115,7 +176,7 @@ class Encoding:
     def _at_controls(self, pieces: Sequence[Piece]) -> list[Run]:
         """Cut at the template's control tokens, where tokenizers cut of themselves."""
         runs: list[Run] = []
-        for string, given in pieces:
+        for string, given, _ in pieces:
             parts = [string] if given else re.split(f"({self._control.pattern})", string)
             for k, part in enumerate(parts):
                 meant = k % 2 == 1

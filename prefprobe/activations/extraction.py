@@ -1,5 +1,6 @@
 """Activations of many prompts, in immutable parts that a later process goes on from."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import Passed, check_model, forward
+from prefprobe.activations.passes import Passed, Span, check_model, forward
 from prefprobe.errors import BadConfig
+from prefprobe.features.stored import as_stored, widened
 from prefprobe.progress import Progress
+from prefprobe.settings.activations import POSITION, Dtype, named
 from prefprobe.store.formats import json_bytes, npz_bytes
 from prefprobe.store.steps import Output, StepStore
 
@@ -19,6 +22,8 @@ FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 ALONE = "alone.json"
 """The part that says why prompts went through one at a time; not there where none did."""
+Row = tuple[str, str, str | None]
+"""What names a prompt, its text, and the system prompt or None."""
 
 
 def layer_numbers(fractions: Sequence[float], n_layers: int) -> list[int]:
@@ -35,12 +40,15 @@ def extract_activations(
     *,
     system: str | Sequence[str | None] | None = None,
     layers: Sequence[int] | None = None,
+    position: str = "last",
 ) -> dict[int, npt.NDArray[np.float32]]:
-    """The residual stream after `layers` at the last token of every prompt: {layer: (n, d) float32}, rows as `prompts`.
+    """The residual stream after `layers` at one position of every prompt: {layer: (n, d) float32}, rows as `prompts`.
 
     `system` is one system prompt for all, or one (or None) for each. Layers are 0-based blocks; by default those at
-    tenths of the depth. Raises BadConfig for a layer that the model has not, an activation that is not finite, and a
-    model whose own pass reports other activations (`check_model`).
+    tenths of the depth. The position is the prompt's last token (`last`), the last one of the text within it
+    (`task-last`), the mean over the text's tokens (`mean`), or the k-th token from the prompt's end (`turn:-k`; `turn:-1`
+    is the last). Raises BadConfig for a layer or a position that there is not, an activation that is not finite, a text
+    whose tokens cannot be told, and a model whose own pass reports other activations (`check_model`).
     """
     if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
         raise BadConfig("prompts are not a list of texts; give one text for each prompt, in a list.")
@@ -49,81 +57,139 @@ def extract_activations(
         raise BadConfig(
             f"there are {len(systems)} system prompts for {len(prompts)} prompts; give one, or one for each."
         )
-    wanted = layer_numbers(FRACTIONS, model.n_layers) if layers is None else sorted({int(layer) for layer in layers})
-    if not wanted or wanted[0] < 0 or wanted[-1] >= model.n_layers:
-        raise BadConfig(f"layers {wanted}: the model has the blocks 0 to {model.n_layers - 1}; name some of these.")
-    tokens = model.prompts.tokens_many(list(zip(prompts, systems, strict=True)))
+    wanted = known_layers(model, layers)
+    if not re.match(POSITION, position):
+        raise BadConfig(f"position {position!r}: expected last, task-last, mean or turn:-k; name one of these.")
+    rows = [(f"prompt {row}", text, of) for row, (text, of) in enumerate(zip(prompts, systems, strict=True))]
+    tokens = _tokens(model, rows)
     if not tokens:
         return {layer: np.empty((0, model.width), dtype=np.float32) for layer in wanted}
     check_model(model)
-    return _streams(model, tokens, wanted, [f"prompt {row}" for row in range(len(prompts))]).kept
+    spans = _spans(model, rows, tokens, [position])
+    passed = _streams(model, tokens, spans, wanted, [name for name, _, _ in rows])
+    return {layer: values[:, 0] for layer, values in passed.kept.items()}
 
 
-def _tokens(model: LoadedModel, rows: Sequence[tuple[str, str, str | None]]) -> list[list[int]]:
-    """Of every row; a text that cannot be put into a prompt as it is, is refused under its id."""
+def known_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int]:
+    """Blocks that the model has, sorted; without `layers` those at tenths of the depth. Raises BadConfig for another."""
+    if layers is None:
+        return layer_numbers(FRACTIONS, model.n_layers)
+    wanted = sorted({int(layer) for layer in layers})
+    if not wanted or wanted[0] < 0 or wanted[-1] >= model.n_layers:
+        raise BadConfig(f"layers {wanted}: the model has the blocks 0 to {model.n_layers - 1}; name some of these.")
+    return wanted
+
+
+def _tokens(model: LoadedModel, rows: Sequence[Row]) -> list[list[int]]:
+    """Of every row; a text that cannot be put into a prompt as it is, is refused under its name."""
     try:
         return model.prompts.tokens_many([(text, system) for _, text, system in rows])
     except BadConfig:
-        for id_, text, system in rows:
+        for name, text, system in rows:
             try:
                 model.prompt_tokens(text, system)
             except BadConfig as error:
-                raise BadConfig(f"task {id_}: {error}") from error
+                raise BadConfig(f"{name}: {error}") from error
         raise
 
 
+def _spans(
+    model: LoadedModel, rows: Sequence[Row], tokens: Sequence[Sequence[int]], positions: Sequence[str]
+) -> list[list[Span]]:
+    """The tokens of every row whose mean each position is; one that there is not is refused under the row's name."""
+    found = []
+    for (name, text, system), ids in zip(rows, tokens, strict=True):
+        n, own = len(ids), (0, 0)
+        try:
+            if {"task-last", "mean"} & set(positions):
+                own = model.prompts.located(text, system)
+            of = {"last": (n - 1, n), "mean": own, "task-last": (own[1] - 1, own[1])}
+            counted = {p: n + int(p.removeprefix("turn:")) for p in positions if p not in of}
+            beyond = next((p for p, at in counted.items() if at < 0), None)
+            if beyond is not None:
+                raise BadConfig(f"its prompt of {n} tokens has no position {beyond}; count fewer from its end.")
+        except BadConfig as error:
+            raise BadConfig(f"{name}: {error}") from error
+        found.append([of[p] if p in of else (counted[p], counted[p] + 1) for p in positions])
+    return found
+
+
 def _streams(
-    model: LoadedModel, tokens: Sequence[Sequence[int]], layers: Sequence[int], names: Sequence[str]
+    model: LoadedModel,
+    tokens: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
+    layers: Sequence[int],
+    names: Sequence[str],
 ) -> Passed:
-    """Of prompts as tokens; one whose activation is not finite is refused under its name."""
-    passed = forward(model, tokens, layers=layers)
+    """Of prompts as tokens, at every position; one whose activation is not finite is refused under its name."""
+    passed = forward(model, tokens, layers=layers, spans=spans)
     for layer, values in passed.kept.items():
-        bad = ~np.isfinite(values).all(axis=1)
-        if bad.any():
-            raise BadConfig(
-                f"{names[int(bad.argmax())]}: the activation after block {layer} is not finite; "
-                "use dtype float32 or bfloat16, and check the weights."
-            )
+        _require_finite(values, layer, names, "use dtype float32 or bfloat16, and check the weights")
     return passed
+
+
+def _require_finite(values: npt.NDArray[Any], layer: int, names: Sequence[str], remedy: str, of: str = "") -> None:
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if bad.any():
+        raise BadConfig(f"{names[int(bad.argmax())]}: the activation after block {layer} is not finite{of}; {remedy}.")
+
+
+def _arrays(passed: Passed, positions: Sequence[str], dtype: Dtype, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """As they are stored: `layer_<L>` of the first position, `mean_<L>` and the like of further ones."""
+    found: dict[str, np.ndarray] = {}
+    for layer, values in passed.kept.items():
+        for k, position in enumerate(positions):
+            stored = as_stored(f"{named(position) if k else 'layer'}_{layer}", values[:, k], dtype)
+            for name, kept in stored.items():
+                _require_finite(widened(name, kept), layer, names, "store it as float32 or bfloat16", f" in {dtype}")
+            found |= stored
+    return found
 
 
 def extract(
     model: LoadedModel,
-    rows: Sequence[tuple[str, str, str | None]],
+    rows: Sequence[Row],
     layers: Sequence[int],
     store: StepStore,
     part: int,
     progress: Progress,
-    unit: str = "prompts",
+    *,
+    positions: Sequence[str] = ("last",),
+    dtype: Dtype = "float32",
 ) -> dict[str, Output]:
-    """The residual stream after `layers` at the last prompt token of every (id, text, system prompt).
+    """The residual stream after `layers` of every (id, text, system prompt), at every position.
 
     Parts hold `part` rows that are neighbours in length, so that a part's work is even and its packs are full; each is an
-    NPZ with `task_ids` (n,) and `layer_<L>` (n, d) float32. Parts that the store holds are kept. Returns part → output.
+    NPZ with `task_ids` (n,), `layer_<L>` (n, d) of the first position, and `mean_<L>` and the like of further ones, in
+    `dtype` as `features.stored` has it. Parts that the store holds are kept. Returns part → output.
     """
-    tokens = _tokens(model, rows)
+    of = [(f"task {id_}", text, system) for id_, text, system in rows]
+    tokens = _tokens(model, of)
     # by system prompt first: its computation is shared within a part
     order = sorted(range(len(rows)), key=lambda i: (rows[i][2] or "", len(tokens[i]), rows[i][0]))
     chunks = [order[i : i + part] for i in range(0, len(order), part)]
     there = store.parts()
     names = [f"part-{k:05d}.npz" for k in range(len(chunks))]
     saved = sum(len(c) for n, c in zip(names, chunks, strict=True) if n in there)
-    progress.start(len(rows), unit, saved)
+    progress.start(len(rows), "prompts", saved)
+    progress.check_stop()
     check_model(model)
     longest = max(range(len(rows)), key=lambda i: len(tokens[i]), default=None)
     if longest is not None and model.context is not None and len(tokens[longest]) > model.context:
         raise BadConfig(
-            f"task {rows[longest][0]}: its prompt takes {len(tokens[longest]):,} tokens, and the model's context is "
+            f"{of[longest][0]}: its prompt takes {len(tokens[longest]):,} tokens, and the model's context is "
             f"{model.context:,}; shorten it or leave it out."
         )
+    spans = _spans(model, of, tokens, positions)
     for name, chunk in zip(names, chunks, strict=True):
         if name in there:
             store.read_part(name)  # a corrupt part must stop this step, not a later one
             continue
-        passed = _streams(model, [tokens[i] for i in chunk], layers, [f"task {rows[i][0]}" for i in chunk])
+        names_of = [of[i][0] for i in chunk]
+        passed = _streams(model, [tokens[i] for i in chunk], [spans[i] for i in chunk], layers, names_of)
         if passed.alone and ALONE not in there:
             there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
-        arrays: dict[str, Any] = {"task_ids": np.array([rows[i][0] for i in chunk])}
-        there[name] = store.write_part(name, npz_bytes(arrays | {f"layer_{n}": x for n, x in passed.kept.items()}))
+        arrays = {"task_ids": np.array([rows[i][0] for i in chunk]), **_arrays(passed, positions, dtype, names_of)}
+        there[name] = store.write_part(name, npz_bytes(arrays))
         progress.advance(len(chunk))
     return {name: there[name] for name in names}

@@ -65,6 +65,16 @@ class PromptFormat:
         """`tokens` of many prompts, which takes less time."""
         return self._encoded([self._pieces(*prompt) for prompt in prompts])
 
+    def located(self, text: str, system: str | None = None) -> tuple[int, int]:
+        """Which of `tokens` are the text's, half-open: those that hold one of its characters, but for white space at its ends.
+
+        Raises BadConfig as `tokens` does, and where they cannot be told.
+        """
+        pieces = self._pieces(text, system)
+        start, stop = self._encoding.located(pieces, self._encoding.many([pieces])[0])
+        shift = len(self._beginning)
+        return start + shift, stop + shift
+
     def asked(self, text: str, system: str | None, label_a: str, label_b: str) -> Asked:
         """A prompt and the tokens that each label adds to it; see `asked_many`."""
         return self.asked_many([(text, system)], label_a, label_b)[0]

@@ -41,11 +41,14 @@ class Piece(NamedTuple):
     string: str
     given: bool
     """Whether it is a text of the caller's, in which nothing is a control token; else it is the template's own."""
+    task: bool = False
+    """Whether it is the text that the prompt is about, and no system prompt."""
 
 
 def bare_pieces(text: str, system: str | None) -> list[Piece]:
     """A prompt without a chat template: the text, under the system prompt if there is one."""
-    return [Piece(text, True)] if system is None else [Piece(system, True), Piece("\n\n", False), Piece(text, True)]
+    task = Piece(text, True, True)
+    return [task] if system is None else [Piece(system, True), Piece("\n\n", False), task]
 
 
 class Turns:
@@ -81,7 +84,7 @@ class Turns:
         skeleton = self._skeletons[None if system is None else SYSTEM]
         for t, s in product(_trimmed(text), _trimmed(system or "")):
             fill = {TEXT: t, SYSTEM: s}
-            pieces = [Piece(fill.get(part, part), part in fill) for part in skeleton]
+            pieces = [Piece(fill.get(part, part), part in fill, part == TEXT) for part in skeleton]
             if "".join(piece.string for piece in pieces) == shown:
                 return pieces
         lost = next((t for t in (text, system or "") if t.strip() not in shown), text)

@@ -1,4 +1,4 @@
-"""Features in a file of one's own: an NPZ with `task_ids` and `layer_<L>`, as `prefprobe export` writes it."""
+"""Features in a file of one's own: an NPZ with `task_ids` and `layer_<L>`, as `prefprobe export` and `extract` write it."""
 
 import re
 import zlib
@@ -9,8 +9,9 @@ import numpy as np
 
 from prefprobe.errors import BadConfig
 from prefprobe.features.matrix import Features, join_features
+from prefprobe.features.stored import BFLOAT16, select
 
-_LAYER = re.compile(r"layer_(0|[1-9][0-9]*)")
+_LAYER = re.compile(rf"layer_(0|[1-9][0-9]*)({BFLOAT16})?")
 _EXPECTED = "expected `task_ids` (n,) and `layer_<L>` (n, d), such as `layer_31`"
 
 
@@ -54,8 +55,12 @@ def _arrays(name: str, archive: "np.lib.npyio.NpzFile", layer: int | None) -> di
     odd = next((array for array in layers if not _LAYER.fullmatch(array)), None)
     if odd is not None:
         raise BadConfig(f"{name}: has an array `{odd}`, {_EXPECTED}; rename it.")
-    if layer is not None and f"layer_{layer}" not in layers:
-        there = ", ".join(sorted((array.removeprefix("layer_") for array in layers), key=int))
+    named = {array: array.removeprefix("layer_").removesuffix(BFLOAT16) for array in layers}
+    twice = next((of for k, of in enumerate(named.values()) if of in list(named.values())[:k]), None)
+    if twice is not None:
+        raise BadConfig(f"{name}: has layer {twice} in two types, expected it once; remove one.")
+    if layer is not None and str(layer) not in named.values():
+        there = ", ".join(sorted(named.values(), key=int))
         raise BadConfig(
             f"{name}: has no `layer_{layer}`, which the probe reads, but layers {there}; export that layer, or name another "
             "probe with --layer."
@@ -64,13 +69,14 @@ def _arrays(name: str, archive: "np.lib.npyio.NpzFile", layer: int | None) -> di
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "Uiu":
         raise BadConfig(f"{name}: `task_ids` {_seen(ids)}, expected ids as text (n,); give np.array(ids, dtype=str).")
     arrays = {"task_ids": ids.astype(np.str_)}
-    for array in layers if layer is None else [f"layer_{layer}"]:
+    for array in [array for array in layers if layer is None or named[array] == str(layer)]:
         values = archive[array]
         if (
             not isinstance(values, np.ndarray)
             or values.ndim != 2
             or values.dtype.kind not in "fiu"
             or not values.shape[1]
+            or (array.endswith(BFLOAT16) and values.dtype != np.uint16)
         ):
             raise BadConfig(f"{name}: `{array}` {_seen(values)}, expected numbers (n, d); save one row a task.")
         if len(values) != len(ids):
@@ -78,7 +84,7 @@ def _arrays(name: str, archive: "np.lib.npyio.NpzFile", layer: int | None) -> di
                 f"{name}: `{array}` has {len(values)} rows, expected {len(ids)} as in `task_ids`; save one row a task."
             )
         arrays[array] = values
-    return arrays
+    return select(arrays)
 
 
 def _seen(values: object) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-_ROLES = ("model", "base", "encoder", "untrained", "random")
+_ROLES = ("model", "position", "base", "encoder", "untrained", "random")
 _EXPERIMENTS = ("category", "targeted", "crossed", "competing", "persona")
 
 
@@ -46,7 +46,7 @@ class Results:
     content: dict[str, dict[str, Any]]
     """`content.json`: what the model's probe knows beyond each encoder's; empty without encoders."""
     roles: dict[str, str]
-    """Features name → model, base, encoder, untrained or random."""
+    """Features name → model, position (of the model, another), base, encoder, untrained or random."""
     labels: dict[str, str]
     """Features name → what charts call it."""
     shift: dict[str, Any] | None

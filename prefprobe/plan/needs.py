@@ -18,13 +18,14 @@ from prefprobe.plan.model import ModelFacts, encoder_facts, model_facts
 from prefprobe.plan.prompts import Prompt
 from prefprobe.plan.standins import planned_tasks
 from prefprobe.settings import ActiveLearningSettings, Config
+from prefprobe.settings.activations import ActivationSettings
 from prefprobe.shift.experiments import Experiment
 from prefprobe.shift.prompted import PromptedTask, experiments_of, prompted_tasks
 from prefprobe.sources import local_path
 from prefprobe.store.objects import ObjectStore
 from prefprobe.study.graph import TEMPLATES, Node, graph
 from prefprobe.study.pins import torch_pins
-from prefprobe.tasks.sampling import SETS, task_set
+from prefprobe.tasks.sampling import SETS, shard_of, task_set
 from prefprobe.topics.taxonomy import Taxonomy, load_taxonomy
 from prefprobe.topics.wording import message, scored_message
 
@@ -208,11 +209,12 @@ def _need(study: Study, node: Node) -> Need:
         return _shift_measure(study, node)
     if node.step.name == "extract":
         config, name = study.config.activations, node.args["features"]
-        rows = len(_every(sorted(_drawn(study, node)), node, config.shards))
-        return _extract(study.models[name], rows, study.task_tokens[name], config.fractions)
+        rows = sum(shard_of(id_, config.shards) == node.args["shard"] for id_ in _drawn(study, node))
+        return _extract(study.models[name], rows, study.task_tokens[name], config, name == "model")
     if node.step.name == "shift-score":
         mine, model = _rows(study, node), study.models["model"]
-        return _extract(model, len(mine), model.lengths.mean([(r.text, r.prompt) for r in mine]), [0.0])  # one layer
+        one = study.config.activations.model_copy(update={"fractions": [0.0]})
+        return _extract(model, len(mine), model.lengths.mean([(r.text, r.prompt) for r in mine]), one, False)
     if node.step.name == "embed":
         rows = len(study.prompted) if node.args.get("prompted") else len(_drawn(study, node))
         d = study.widths[node.args["features"]]
@@ -310,11 +312,13 @@ def _read_off(study: Study, need: Need, prompts: Sequence[Prompt]) -> Need:
     return replace(need, prompt_tokens=tokens, gpu_hours=hours, bytes=need.requests * CHOICE_BYTES["local"])
 
 
-def _extract(model: ModelFacts, rows: int, mean: float, fractions: list[float]) -> Need:
+def _extract(model: ModelFacts, rows: int, mean: float, settings: ActivationSettings, further: bool) -> Need:
     tokens = round(rows * mean)
     stored = None
     if model.d is not None and model.n_layers is not None:
-        stored = rows * len({int(f * model.n_layers) for f in fractions}) * model.d * _FLOAT32
+        vectors = rows * len({int(f * model.n_layers) for f in settings.fractions})
+        vectors *= len(settings.positions) if further else 1
+        stored = vectors * model.d * (_FLOAT32 if settings.dtype == "float32" else 2)
     hours = _hours(model, tokens, ACTIVATION_RATE)
     return Need(tasks=rows, prompt_tokens=tokens, gpu_hours=hours, bytes=stored)
 

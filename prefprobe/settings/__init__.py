@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from prefprobe.settings.activations import ActivationSettings
 from prefprobe.settings.api import ApiSettings
 from prefprobe.settings.base import Settings
 from prefprobe.settings.model import ModelSettings
@@ -90,16 +91,6 @@ class ActiveLearningSettings(Settings):
         ge=1,
         description="answers to each order of a pair where answers are sampled; read off, one is all there is",
     )
-
-
-class ActivationSettings(Settings):
-    """Which activations are kept."""
-
-    fractions: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="layer int(f · n_layers)"
-    )
-    shards: int = Field(default=1, ge=1, le=64, description="extraction runs as this many parallel steps")
-    part: int = Field(default=120, ge=1, description="tasks between two saves")
 
 
 class ProbeSettings(Settings):
@@ -244,6 +235,13 @@ class Config(BaseSettings):
     activations: ActivationSettings = Field(default=ActivationSettings(), description="which activations are kept")
     probes: ProbeSettings = Field(default=ProbeSettings(), description="how probes are trained")
     shift: ShiftSettings = Field(description="which system prompts are tried")
+
+    @model_validator(mode="after")
+    def _positions_have_names_of_their_own(self) -> Self:
+        taken = sorted(self.activations.further.keys() & self.encoders.keys())
+        if taken:
+            raise ValueError(f"encoders: {taken[0]!r} is what activations at another position are called; rename it")
+        return self
 
     @classmethod
     def settings_customise_sources(

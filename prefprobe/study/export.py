@@ -5,8 +5,9 @@ from pathlib import Path
 
 from prefprobe.errors import BadConfig
 from prefprobe.features.matrix import join_features
+from prefprobe.features.stored import select
 from prefprobe.store.formats import json_bytes, npz_bytes, read_npz
-from prefprobe.study.graph import Node
+from prefprobe.study.graph import Node, extracted_as, features_of
 from prefprobe.study.run import Run
 
 
@@ -20,13 +21,13 @@ def export_features(run: Run, features: str, out: Path) -> str:
     there = [f for f in files if f.exists()]
     if there:
         raise BadConfig(f"{there[0]} exists; export into a new folder.")
-    nodes = [n for n in run.nodes.values() if n.step.name in ("extract", "embed") and n.args["features"] == features]
+    if features not in (known := features_of(run.config)):
+        raise BadConfig(f"run {run.id} has no features {features}; it has {', '.join(sorted(known))}.")
+    source, kind = extracted_as(run.config, features)
+    nodes = [n for n in run.nodes.values() if n.step.name in ("extract", "embed") and n.args["features"] == source]
     nodes = [n for n in nodes if not n.args.get("prompted")]
-    if not nodes:
-        known = sorted({n.args["features"] for n in run.nodes.values() if n.step.name in ("extract", "embed")})
-        raise BadConfig(f"run {run.id} has no features {features}; it has {', '.join(known)}.")
     parts = [
-        read_npz(run.read(node.id, name))
+        select(read_npz(run.read(node.id, name)), kind=kind)
         for node in nodes
         for name in run.finished(node.id).outputs
         if name.endswith(".npz")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from prefprobe.choices.reading import READING
 from prefprobe.settings import Config, ModelSettings, TaskSource
+from prefprobe.settings.activations import named
 from prefprobe.topics.reading import READING as TOPIC_READING
 from prefprobe.topics.wording import WORDING
 
@@ -35,7 +36,7 @@ STEPS = {
         Step("topics", "cpu", 2, "give every task its topic"),
         Step("own-choices", "gpu", 1, "own weights' choices in pairs that an endpoint is asked too"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
-        Step("extract", "gpu", 3, "activations at the last prompt token"),
+        Step("extract", "gpu", 4, "activations at the last prompt token, or at other positions"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
         Step("probe", "cpu", 3, "ridge probes, tested on held-out tasks"),
         Step("hoo-layers", "cpu", 1, "folds of held-out topics, layer by layer"),
@@ -96,21 +97,36 @@ class Node:
 
 
 def features_of(config: Config) -> dict[str, str]:
-    """{name: role} of everything a probe reads; roles are model, base, encoder, untrained, random."""
-    named = {"model": "model"}
+    """{name: role} of everything a probe reads; roles are model, position, base, encoder, untrained, random."""
+    roles = {"model": "model", **dict.fromkeys(config.activations.further, "position")}
     if config.base:
-        named["base"] = "base"
-    named |= dict.fromkeys(config.encoders, "encoder")
+        roles["base"] = "base"
+    roles |= dict.fromkeys(config.encoders, "encoder")
     if config.untrained:
-        named["untrained"] = "untrained"
+        roles["untrained"] = "untrained"
     if config.random_features:
-        named["random"] = "random"
-    return named
+        roles["random"] = "random"
+    return roles
+
+
+def extracted_as(config: Config, features: str) -> tuple[str, str]:
+    """Whose nodes write these features, and what their arrays are called but for the layer: a further position of the model's
+    comes out of the same forward passes.
+    """
+    position = config.activations.further.get(features)
+    return (features, "layer") if position is None else ("model", named(position))
 
 
 def pin_of(features: str, role: str) -> str:
     """The name of the pin that features of a role come from; "" for random ones, which come from nothing."""
-    return {"model": "model", "untrained": "model", "base": "base", "encoder": f"encoder.{features}"}.get(role, "")
+    pins = {
+        "model": "model",
+        "position": "model",
+        "untrained": "model",
+        "base": "base",
+        "encoder": f"encoder.{features}",
+    }
+    return pins.get(role, "")
 
 
 def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
@@ -180,7 +196,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
             settings = config.base if role == "base" and config.base else config.model
             params: dict[str, Any] = {"model": _model_params(settings, pin_of(name, role), pins)}
             params |= {"fractions": config.activations.fractions, "part": config.activations.part}
-            params |= {"shards": config.activations.shards}
+            params |= {"shards": config.activations.shards, **_kept(config, role == "model")}
             if role == "untrained":
                 params["seed"] = seed
             sources[name] = tuple(
@@ -190,6 +206,8 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
             for k in range(config.activations.shards if config.tasks.n_pool and role != "untrained" else 0):
                 more: dict[str, Any] = {"features": name, "shard": k, "pool": True}
                 add("extract", name, "pool", k, params=params, reads=(tasks,), after=checked, unread=none, **more)
+        elif role == "position":
+            sources[name] = sources["model"]
         elif role == "encoder":
             params = {"encoder": pins[pin_of(name, role)]}
             sources[name] = (add("embed", name, params=params, reads=(tasks,), after=checked, features=name),)
@@ -239,7 +257,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
             **config.probes.model_dump(exclude={"shards", "permutations"}),
             "permutations": shuffles,
         }
-        most = len(config.activations.fractions) if role in ("model", "base", "untrained") else 1
+        most = len(config.activations.fractions) if role not in ("encoder", "random") else 1
         shards = min(config.probes.shards, most)
         of_layers = (*measured, topics, *sources[name])
         parts = [
@@ -266,7 +284,7 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
         for k in prompt_shards
     ]
     moved += [
-        add("shift-score", k, params={"model": model, **prompted, "part": config.activations.part},
+        add("shift-score", k, params={"model": model, **prompted, "part": config.activations.part, **_kept(config, False)},
             reads=(tasks, "probe.model"), shard=k)
         for k in prompt_shards
     ]  # fmt: skip
@@ -281,6 +299,13 @@ def graph(config: Config, pins: dict[str, str], run_id: str) -> dict[str, Node]:
     add("shift", params=params, reads=(*moved, *probes))
     add("report", params={"config": config.model_dump(mode="json"), "run": run_id}, reads=tuple(nodes))
     return nodes
+
+
+def _kept(config: Config, further: bool) -> dict[str, Any]:
+    """At which positions and in which type activations are kept, where that is not the last token and float32."""
+    positions = config.activations.positions if further else config.activations.positions[:1]
+    kept = config.activations.model_copy(update={"positions": positions})
+    return kept.model_dump(include={"positions", "dtype"})
 
 
 def judge_model(config: Config, which: str) -> tuple[ModelSettings, str]:

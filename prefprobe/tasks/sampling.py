@@ -1,5 +1,6 @@
 """Freezing disjoint task sets out of a pool."""
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,11 @@ SETS = ("train", "eval")
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "set")])
 BLOCK = 30
 """About how many tasks that follow each other by id are drawn from together."""
+
+
+def shard_of(id_: str, shards: int) -> int:
+    """Which of the shards a task is in: a digest of its id, so that other tasks, or more of them, move none."""
+    return int.from_bytes(hashlib.sha256(id_.encode()).digest()[:8]) % shards
 
 
 def sample_sets(pool: Mapping[str, str], n_train: int, n_eval: int, seed: int) -> pa.Table:

@@ -50,7 +50,7 @@ def overview(rows: rows_of.Rows) -> Figure:
     zero(axes, vertical=True)
     mark = {"marker": "D", "markersize": 6, "linestyle": "none", **HOLLOW}
     key(paper, 0, 14, [(mark, f"published, {published.SHORT}"), ({"color": FG, "linewidth": 1.6}, "95 % interval")])
-    y = 0.0
+    y, bars = 0.0, COLOURS | {"position": MODEL}
     for group, of in groups.items():
         paper.text(0, 30 + y + 20, GROUPS[group], weight="bold", va="center_baseline", bbox=ON_PAPER)
         y += 34
@@ -59,7 +59,7 @@ def overview(rows: rows_of.Rows) -> Figure:
             paper.text(left - 10, 30 + at, names[row["label"]], ha="right", va="center_baseline")
             paper.text(WIDTH, 30 + at, number(row["value"]), ha="right", va="center_baseline")
             if row["value"] is not None:
-                axes.barh(at, row["value"], 14, color=COLOURS.get(row["role"], CONTROL), alpha=0.7, zorder=2)
+                axes.barh(at, row["value"], 14, color=bars.get(row["role"], CONTROL), alpha=0.7, zorder=2)
             if row["low"] is not None and row["high"] is not None:
                 axes.plot([row["low"], row["high"]], [at, at], color=FG, linewidth=1.6, solid_capstyle="butt", zorder=4)
             if row["published"] is not None:

@@ -70,8 +70,10 @@ def _probes(results: Results) -> list[str]:
         else f"one half of eval, and the other half is predicted with them, then the reverse, so that every result is of all "
         f"{count(probe['n_final'])} eval tasks"
     )
+    first, *further = results.config["activations"].get("positions", ["last"])
+    others = f" (the features “at …”: {listed([_where(position) for position in further])})" if further else ""
     return [
-        f"A probe reads the residual stream (width {count(card['d'])}) at the last token of the rendered prompt, after "
+        f"A probe reads the residual stream (width {count(card['d'])}) {_where(first)}{others}, after "
         f"blocks {listed([str(layer) for layer in probe['layers']])} of {card['n_layers']} (counted from 0).",
         f"It is a ridge regression of μ on standardised activations of the train tasks; α (of {len(probe['alphas'])} "
         f"values) and block are those with the highest Pearson r on {tested}.",
@@ -81,6 +83,16 @@ def _probes(results: Results) -> list[str]:
         f"Controls are {listed(controls)}, put through the same selection; intervals are 95 %, of a jackknife over tasks, over "
         "topics with refits for held-out topics, and over prompts and tasks for shifts; correlations on Fisher’s scale.",
     ]
+
+
+def _where(position: str) -> str:
+    """At which tokens a prompt is read."""
+    of = {
+        "last": "at the last token of the rendered prompt",
+        "task-last": "at the last token of the task’s text",
+        "mean": "averaged over the tokens of the task’s text",
+    }
+    return of.get(position) or f"at token {position.removeprefix('turn:')} of the rendered prompt, counted from its end"
 
 
 def _candidates(results: Results) -> list[str]:

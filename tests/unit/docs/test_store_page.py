@@ -16,12 +16,14 @@ import yaml
 
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
+from prefprobe.features.stored import as_stored
 from prefprobe.own.inputs import OwnFiles
 from prefprobe.own.probing import hoo_files, probe_files
 from prefprobe.own.scoring import score_features
 from prefprobe.own.shifts import shift_stats
 from prefprobe.progress import Progress
 from prefprobe.settings import ProbeSettings
+from prefprobe.settings.activations import Dtype, named
 from prefprobe.store.formats import npz_bytes
 from prefprobe.study.export import copy_outputs, export_features
 from prefprobe.study.run import Run, run_nodes
@@ -39,7 +41,15 @@ def worth(text: str) -> float:
 
 
 def extract(
-    model: Any, rows: Sequence[tuple[str, str, str | None]], layers: Sequence[int], store: Any, part: int, *_: Any
+    model: Any,
+    rows: Sequence[tuple[str, str, str | None]],
+    layers: Sequence[int],
+    store: Any,
+    part: int,
+    progress: Any,
+    *,
+    positions: Sequence[str],
+    dtype: Dtype,
 ) -> dict[str, Any]:
     """Parts like those of `activations.extraction.extract`: what a task is worth along one direction, and noise."""
     parts = {}
@@ -47,7 +57,10 @@ def extract(
         some = rows[k : k + part]
         rng = np.random.default_rng(k)
         values = np.array([[worth(text)] for _, text, _ in some]) + rng.normal(size=(len(some), WIDTH))
-        arrays = {f"layer_{layer}": values.astype(np.float32) for layer in layers}
+        kinds = ["layer", *map(named, positions[1:])]
+        arrays: dict[str, np.ndarray] = {}
+        for name in [f"{kind}_{layer}" for kind in kinds for layer in layers]:
+            arrays |= as_stored(name, values.astype(np.float32), dtype)
         name = f"part-{k // part:05d}.npz"
         parts[name] = store.write_part(name, npz_bytes({"task_ids": np.array([id_ for id_, _, _ in some]), **arrays}))
     return parts
