@@ -12,7 +12,7 @@ import click
 from prefprobe import __version__
 from prefprobe.cluster.commands import cluster
 from prefprobe.errors import PrefprobeError
-from prefprobe.own.commands import hoo, probe, score, shift_stats
+from prefprobe.own.commands import extract, hoo, probe, score, shift_stats
 
 _TERMINATION_LOG = "PREFPROBE_TERMINATION_LOG"
 """The variable that the pods of the chart have: where a failure's sentence goes."""
@@ -386,5 +386,5 @@ def fit(choices: Path, out: Path, tasks: Path | None, compat: str | None, bootst
     click.echo(fit_choices(choices, out, tasks=tasks, compat=compat is not None, resamples=bootstrap))
 
 
-for _command in (probe, hoo, score, shift_stats, cluster):
+for _command in (extract, probe, hoo, score, shift_stats, cluster):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The commands for files of one's own: `prefprobe probe`, `hoo`, `score` and `shift-stats`."""
+"""The commands for files of one's own: `prefprobe extract`, `probe`, `hoo`, `score` and `shift-stats`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 _FILE = click.Path(path_type=Path)
+_DTYPE = click.Choice(["float32", "bfloat16", "float16"])  # the settings' own would make --help six times as slow
 _FEATURES = click.option(
     "--features",
     type=_FILE,
     required=True,
-    help="An .npz with task_ids and layer_<L>, as `prefprobe export` writes it.",
+    help="An .npz with task_ids and layer_<L>, as `prefprobe extract` or `export` writes it.",
 )
 _OUT = click.option("--out", type=_FILE, required=True, help="A new or empty folder.")
 _SEED = click.option(
@@ -44,6 +45,48 @@ def _utilities(topics_required: bool) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--tasks",
+    type=_FILE,
+    required=True,
+    help="Prompts: a Parquet, JSONL or CSV file with id and text, or a .txt file with one a line.",
+)
+@click.option("--out", type=_FILE, required=True, help="A new .npz file.")
+@click.option(
+    "--layers", metavar="L,L,…", help="Blocks, counted from 0, such as 3,15; by default those at tenths of the depth."
+)
+@click.option(
+    "--position",
+    default="last",
+    show_default=True,
+    metavar="POSITION",
+    help="last (of the prompt), task-last (of the text), mean (over the text's tokens), or turn:-3, third from the prompt's end.",
+)
+@click.option("--system", help="A system prompt over every prompt.")
+@click.option("--chat/--no-chat", default=True, help="By the model's chat template, or as bare text.")
+@click.option("--revision", help="Of a model of the hub: a commit or branch; by default the newest commit.")
+@click.option("--dtype", type=_DTYPE, default="float32", show_default=True, help="Type of weights and passes.")
+@click.option("--save-as", type=_DTYPE, default="float32", show_default=True, help="Type of the vectors in --out.")
+@click.option("--part", type=click.IntRange(min=1), default=512, show_default=True, help="Prompts between two saves.")
+def extract(model: str, tasks: Path, out: Path, layers: str | None, **asked: Any) -> None:
+    """Extract activations of a model for prompts of your own: the residual stream after some of its blocks.
+
+    MODEL is a hub id, a folder with safetensors, a GGUF file, or package:NAME/PATH. A command that was stopped or killed goes
+    on where it was when it is given again: parts lie in a folder beside --out until all are there. `prefprobe probe` reads
+    the file.
+    """
+    from prefprobe.errors import BadConfig
+    from prefprobe.own.extracting import Asked, extract_prompts
+
+    try:
+        blocks = None if layers is None else [int(layer) for layer in layers.split(",")]
+    except ValueError as error:
+        raise BadConfig(f"--layers {layers}: expected numbers of blocks from 0, such as 3,15; correct it.") from error
+    click.echo(extract_prompts(Asked(model, layers=blocks, **asked), tasks, out))
 
 
 @click.command()

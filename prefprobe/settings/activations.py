@@ -1,6 +1,6 @@
 """Settings of what is kept of forward passes: at which depths, at which tokens, in which type."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -9,7 +9,6 @@ from prefprobe.settings.base import Settings
 POSITION = r"^(last|task-last|mean|turn:-[1-9][0-9]*)$"
 """Where in a prompt: its last token, the last one of the task's text, the mean over the text's, the k-th token from the end."""
 Dtype = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 def _once(positions: list[str]) -> list[str]:

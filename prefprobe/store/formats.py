@@ -3,8 +3,8 @@
 import io
 import json
 import zipfile
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -78,14 +78,19 @@ def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     Raises ValueError for arrays of Python objects, which would need pickle.
     """
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
+    write_npz(buffer, ((name, arrays[name]) for name in sorted(arrays)))
+    return buffer.getvalue()
+
+
+def write_npz(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> None:
+    """The same into a file, with its members in the order that they come in."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays:
             member = zipfile.ZipInfo(f"{name}.npy", date_time=ZIP_EPOCH)
             member.create_system = ZIP_UNIX
             member.external_attr = 0o644 << 16
             with archive.open(member, "w", force_zip64=True) as handle:
-                np.lib.format.write_array(handle, np.asarray(arrays[name], order="C"), allow_pickle=False)
-    return buffer.getvalue()
+                np.lib.format.write_array(handle, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def read_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:

@@ -75,7 +75,7 @@ def _tasks(source: TaskSource) -> Iterator[tuple[Record, Task]]:
     path = DEMO if source.path == "demo" else Path(source.path or "")
     named = [name for name in (source.id, source.text) if name is not None]
     for record in read_records(path, Columns("tasks", (*named, source.topic, source.origin), _needed(named))):
-        text = _text(record, source.text)
+        text = task_text(record, source.text)
         id_ = text_id(text) if source.id is None else record.task_id(source.id)
         topic = _label(record, source.topic, required=source.topic != "topic")
         origin = _label(record, source.origin, required=source.origin != "origin")
@@ -86,8 +86,11 @@ def _needed(named: list[str]) -> str:
     return f"every task {' and '.join(f'`{name}`' for name in named)}, or name the file's columns in `tasks.sources`"
 
 
-def _text(record: Record, column: str) -> str:
-    """A task's text; of several turns the first, which is all that a model has before it answers."""
+def task_text(record: Record, column: str) -> str:
+    """A task's text; of several turns the first, which is all that a model has before it answers.
+
+    Raises BadConfig naming the row for one that is blank.
+    """
     value = record.cell(column)
     text = value[0] if isinstance(value, list) and value and all(isinstance(turn, str) for turn in value) else value
     if not isinstance(text, str) or not text.strip():

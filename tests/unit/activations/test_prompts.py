@@ -25,6 +25,7 @@ TEXTS = ("Hello", " the poem\n", "a  b", "Is {{ this }} é 雪?", "user")
 RENAMED = [chr(0xE000 + k) for k in range(len(made.CONTROLS))]
 """Control tokens of the same tokenizer under names that no text holds: what its other text is read as, to compare with."""
 parts = st.sampled_from([*made.CONTROLS, "a", " the", "\n", " ", "poem", "<"])
+mixed = st.lists(parts | st.sampled_from(["é", "雪", "  "]), min_size=1, max_size=6).map("".join)
 quoting = st.lists(parts, min_size=1, max_size=6).map("".join)
 
 
@@ -135,6 +136,48 @@ def test_control_tokens_in_a_text_are_text(kind: str, name: str) -> None:
 
     same()
     assert read > 20
+
+
+@pytest.mark.parametrize("name", ["chatml", "default system", "inst", "last turn", "bare"])
+@pytest.mark.parametrize("kind", kinds())
+def test_a_texts_tokens_are_those_that_hold_its_characters(kind: str, name: str) -> None:
+    """Against the lengths of decoded beginnings of the prompt, which know nothing of offsets."""
+    template, chat = (made.CHATML, False) if name == "bare" else (made.PLAIN[name][0], True)
+    tokenizer = kinds()[kind](template)
+    of = PromptFormat(tokenizer, chat=chat)
+    apart = 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(mixed.filter(str.strip), st.sampled_from([None, "the poem", "a"]))
+    def found(text: str, system: str | None) -> None:
+        nonlocal apart
+        try:
+            ids = of.tokens(text, system)
+        except BadConfig:  # a control token that cannot be read as text
+            return
+        apart += any(control in text for control in made.CONTROLS)
+        start, stop = of.located(text, system)
+        ends = [len(tokenizer.decode(ids[:k]).rstrip("\ufffd")) for k in range(len(ids) + 1)]
+        shown = next(piece.string for piece in of._pieces(text, system) if piece.task)
+        behind = len(tokenizer.decode(of.tokens("Q", system)).rpartition("Q")[2])
+        first = ends[-1] - behind - len(shown.lstrip())
+        last = first + len(shown.strip())
+        assert ends[start] <= first < max(ends[start + 1 :]), (text, system)
+        assert ends[stop - 1] < last <= ends[stop], (text, system)
+
+    found()
+    assert apart > 5
+
+
+def test_a_text_whose_tokens_cannot_be_told_is_refused() -> None:
+    twice = made.byte_level("{% for m in messages %}{{ m.content }}/{{ m.content }}{% endfor %}")
+    with pytest.raises(BadConfig, match=r"^the prompt prints a task's text more than once"):
+        PromptFormat(twice).located("Hello")
+    lower = made.byte_level(made.CHATML)
+    lower._tokenizer.normalizer = normalizers.Lowercase()
+    assert PromptFormat(lower).located("hello")
+    with pytest.raises(BadConfig, match=r"^the text “Hello” is not found in its tokens as it is"):
+        PromptFormat(lower).located("Hello")
 
 
 def test_marks_of_the_template_that_are_not_called_special_open_no_turns() -> None:

@@ -1,0 +1,148 @@
+"""`prefprobe extract`: activations of a model at one position of prompts in a file, as `prefprobe probe` reads them."""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefprobe import __version__
+from prefprobe.errors import BadConfig
+from prefprobe.progress import Progress
+from prefprobe.records import Columns, Record, read_records
+from prefprobe.settings.activations import POSITION, Dtype
+from prefprobe.sources import source_revision
+from prefprobe.store.formats import write_npz
+from prefprobe.store.keys import canonical_json, input_key, sha256
+from prefprobe.store.new_files import require_new_file
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import StepStore, cas_key
+from prefprobe.tasks.pool import task_text, text_id
+
+_PROMPTS = Columns("prompts", ("id", "task_id", "text"), "every prompt `id` (or `task_id`) and `text`", lines="text")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a model is asked for."""
+
+    model: str
+    """Hub id, local folder, GGUF file, or package:NAME/PATH."""
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    """Of weights and passes."""
+    chat: bool = True
+    layers: Sequence[int] | None = None
+    position: str = "last"
+    system: str | None = None
+    save_as: Dtype = "float32"
+    """Of the vectors that are kept."""
+    part: int = 512
+    """Prompts between two saves."""
+
+
+def extract_prompts(asked: Asked, tasks: Path, out: Path) -> str:
+    """Write the new file `out`: `task_ids` (n,), `layer_<L>` (n, d), rows as in the file `tasks`, and how they were made.
+
+    Parts are kept in a folder beside it until all is there, and the same call goes on from them. Returns a sentence. Raises
+    BadConfig for bad input and for a file that is there, and what loading and extraction raise.
+    """
+    require_new_file(out, ".npz")
+    if not re.match(POSITION, asked.position):
+        raise BadConfig(
+            f"--position {asked.position}: expected last, task-last, mean or turn:-3 and the like; correct it."
+        )
+    prompts = read_prompts(tasks)
+    folder = out.resolve().with_name(f".{out.name}.parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadConfig(f"{out}: cannot be written ({error.strerror}); name a new file elsewhere.") from error
+    try:
+        about = _extracted(asked, prompts, folder)
+        (folder / _JOINED).rename(out)
+    except BaseException:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    shutil.rmtree(folder)
+    layers = ", ".join(map(str, about["layers"]))
+    return f"{len(prompts)} prompts, layers {layers} of {about['n_layers']}, width {about['d']}: {out}"
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """{id: text} in the order of the file; in a text file every line is a prompt, whose id is made of its text."""
+    found: dict[str, str] = {}
+    seen: dict[str, Record] = {}
+    for record in read_records(path, _PROMPTS):
+        text = task_text(record, "text")
+        id_ = text_id(text) if path.suffix == ".txt" else record.task_id("task_id" if "task_id" in record else "id")
+        if id_ in seen:
+            raise BadConfig(
+                f"{record.where}: {'this prompt' if path.suffix == '.txt' else f'the id {id_!r}'} stands already in "
+                f"{seen[id_].where}; remove one."
+            )
+        found[id_], seen[id_] = text, record
+    return found
+
+
+_JOINED = "joined.npz"
+
+
+def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Write all parts and the joined file into the folder. Returns what is said of it."""
+    revision = source_revision(asked.model, asked.revision)
+    from prefprobe.activations.extraction import ALONE, extract, known_layers
+    from prefprobe.activations.loading import load_model
+
+    progress = Progress()
+    with progress.catching_signals(), progress.step("extract"):
+        model = load_model(asked.model, revision=revision, dtype=asked.dtype, chat=asked.chat)
+        layers = known_layers(model, asked.layers)
+        about: dict[str, Any] = {
+            "model": asked.model,
+            "revision": revision,
+            "dtype": asked.dtype,
+            "layers": layers,
+            "n_layers": model.n_layers,
+            "d": model.width,
+            "family": model.family,
+            "position": asked.position,
+            "system": asked.system,
+            "prompt": model.prompts.describe(),
+            "version": __version__,
+        }
+        params = {"asked": about | {"prompt": asked.chat, "model": None}, "save_as": asked.save_as, "part": asked.part}
+        key = input_key("extract", __version__, params, {"prompts": sha256(canonical_json(list(prompts.items())))})
+        store = StepStore(ObjectStore.open(str(folder)), "extract", key, {})
+        rows = [(id_, text, asked.system) for id_, text in prompts.items()]
+        parts = extract(
+            model, rows, layers, store, asked.part, progress, positions=[asked.position], dtype=asked.save_as
+        )
+    about["alone"] = ALONE in store.parts()
+    files = [folder / cas_key(part.digest) for part in parts.values()]
+    with (folder / _JOINED).open("wb") as file:
+        write_npz(file, _joined(files, list(prompts), {"about": np.array(canonical_json(about).decode())}))
+    return about
+
+
+def _joined(files: Sequence[Path], ids: Sequence[str], more: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of all parts, by name, with rows as `ids`; one is in memory at a time."""
+    place = {id_: row for row, id_ in enumerate(ids)}
+    opened = [np.load(file, allow_pickle=False) for file in files]
+    rows = [np.array([place[str(id_)] for id_ in part["task_ids"]]) for part in opened]
+    arrays = sorted(set(opened[0].files) - {"task_ids"})
+    for name in sorted({*arrays, *more, "task_ids"}):
+        if name in more:
+            yield name, more[name]
+        elif name == "task_ids":
+            yield name, np.array(ids)
+        else:
+            first = opened[0][name]
+            whole = np.empty((len(ids), *first.shape[1:]), first.dtype)
+            for part, at in zip(opened, rows, strict=True):
+                whole[at] = part[name]
+            yield name, whole

