@@ -90,7 +90,7 @@ LEAVES = {
         "measures choices through an API of models, where the preset says so, and fits utilities; no GPU."
     ),
     "extract": _with_model(
-        "activations at the last prompt token; a node for each model and shard, such as extract.model.3."
+        "activations of every task at tokens of its prompt; a node for each model and shard, such as extract.model.3."
     ),
     "embed": Leaf(
         "features that are not a model's: encoders and random vectors; a node each.", limit="16Gi", network="hub"

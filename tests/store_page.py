@@ -68,8 +68,9 @@ def contents(path: str, data: bytes) -> Iterator[tuple[str, str]]:
     elif path.endswith(".npz"):
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             for name in arrays.files:
-                text = arrays[name].dtype.kind == "U"
-                yield name, "text (n)" if text else f"{arrays[name].dtype} {_SHAPES[arrays[name].ndim]}"
+                array = arrays[name]
+                shape = "(n)" if array.dtype.kind == "U" and array.ndim else _SHAPES[array.ndim]
+                yield name, f"{'text' if array.dtype.kind == 'U' else array.dtype} {shape}"
     elif path.endswith(".csv"):
         yield from ((column, "") for column in next(csv.reader(io.StringIO(data.decode()))))
     elif path.endswith(".json"):

@@ -36,7 +36,7 @@ STEPS = {
         Step("topics", "cpu", 2, "give every task its topic"),
         Step("own-choices", "gpu", 1, "own weights' choices in pairs that an endpoint is asked too"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
-        Step("extract", "gpu", 4, "activations at the last prompt token, or at other positions"),
+        Step("extract", "gpu", 4, "activations of every task at tokens of its prompt"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
         Step("probe", "cpu", 3, "ridge probes, tested on held-out tasks"),
         Step("hoo-layers", "cpu", 1, "folds of held-out topics, layer by layer"),

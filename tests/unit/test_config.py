@@ -294,6 +294,21 @@ def test_layers_that_no_model_has_are_refused_at_once(fractions: str) -> None:
         load_config(PRESETS / "demo.yaml", [f"activations.fractions={fractions}"])
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("activations.positions=[turn:0]", r"activations\.positions"),
+        ("activations.positions=[first]", r"activations\.positions"),
+        ("activations.positions=[]", r"activations\.positions"),
+        ("activations.positions=[mean, last, mean]", "mean stands twice; name every position once"),
+        ("encoders.model-mean=x", "'model-mean' is what activations at another position are called; rename it"),
+    ],
+)
+def test_positions_that_no_prompt_has_and_names_that_they_take_are_refused_at_once(given: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        load_config(PRESETS / "demo.yaml", ["activations.positions=[last, mean]", given])
+
+
 def test_a_variable_of_a_block_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFPROBE_TRIAN__MAX_ROUNDS", "2")
     with pytest.raises(BadConfig, match=r"PREFPROBE_TRIAN__MAX_ROUNDS: there is no block of settings `trian`"):

@@ -17,6 +17,7 @@ import yaml
 from prefprobe.config import load_config
 from prefprobe.errors import BadConfig
 from prefprobe.features.stored import as_stored
+from prefprobe.own.extracting import Asked, extract_prompts
 from prefprobe.own.inputs import OwnFiles
 from prefprobe.own.probing import hoo_files, probe_files
 from prefprobe.own.scoring import score_features
@@ -100,7 +101,7 @@ def write_study(folder: Path, url: str) -> Path:
         },
         "train": learning,
         "eval": learning,
-        "activations": {"part": 20},
+        "activations": {"part": 20, "positions": ["last", "mean"]},
         "shift": {"comparisons": 2, "experiments": [str(folder / "own.yaml")], "refitted": ["own"]},
     }
     (folder / "small.yaml").write_text(yaml.safe_dump(values))
@@ -116,6 +117,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     model = SimpleNamespace(n_layers=3, width=WIDTH, family="planted", prompts=prompts)
     loading.__dict__.update(load_model=lambda *_, **__: model)
     extraction.__dict__.update(ALONE="alone.json", extract=extract, layer_numbers=lambda *_: list(LAYERS))
+    extraction.__dict__.update(known_layers=lambda *_: list(LAYERS))
     own = PlantedEngine(
         lambda q: worth(q.first) - worth(q.second) + Behaviour.bias, exact=True, mass=lambda _: Behaviour.label_mass
     )
@@ -126,6 +128,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
         patch.setitem(sys.modules, "prefprobe.choices.local", local)
         run = Run.create(str(folder / "store"), load_config(write_study(folder, server.url)))
         run_nodes(run, run.nodes.values(), Progress())
+        asked = Asked(str(folder / "model"), position="mean")
+        extract_prompts(asked, folder / "tasks.jsonl", folder / "extracted" / "activations.npz")
         server.behaviour = Behaviour(bias=-3.0)
         other = Run.create(str(folder / "store"), load_config(folder / "small.yaml", ["choices.api.model=another"]))
         with pytest.raises(BadConfig, match="is not the model of own weights"):
@@ -147,7 +151,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
     hoo_files(given, folder / "crossed", ProbeSettings(), 0)
     score_features(folder / "probed", given.features, folder / "own/scores.csv", "raw", None)
     shift_stats(folder / "shift/points.parquet", folder / "own/shifts.json", 0)
-    outside = [p for name in ("fitted", "exported", "probed", "crossed", "own") for p in folder.glob(f"{name}/*")]
+    outside = [
+        p for name in ("fitted", "exported", "extracted", "probed", "crossed", "own") for p in folder.glob(f"{name}/*")
+    ]
     named = {
         f"Files of commands/{p.parent.name}/{p.name}": p.read_bytes() for p in outside if p.name != "utilities.csv"
     }

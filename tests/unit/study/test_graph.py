@@ -126,6 +126,23 @@ def test_a_changed_setting_makes_new_only_what_depends_on_it() -> None:
     assert changed("name=other") == {"report"}
 
 
+def test_further_positions_come_out_of_the_same_nodes_and_defaults_are_in_no_key() -> None:
+    plain = nodes("activations.positions=[last]", "activations.dtype=float32")
+    assert keys(plain) == keys(nodes())
+    of = nodes("activations.positions=[last, task-last, turn:-5]", "base.source=b")
+    assert {n for n in of if n.startswith("extract.")} == {f"extract.{n}.0" for n in ("model", "base", "untrained")}
+    assert of["probe.model-turn-5"].reads[-1] == of["probe.model"].reads[-1] == "extract.model.0"
+    assert "hoo.model-task-last" in of
+    further = changed("activations.positions=[last, mean]")
+    assert {"extract.model.0", "probe.model-mean", "hoo.model-mean", "report"} <= further
+    assert not {"extract.untrained.0", "measure.train", "embed.minilm"} & further
+    params = nodes("activations.positions=[last, mean]")["shift-score.0"].params
+    assert params == nodes()["shift-score.0"].params  # a probe of the first position scores, as before
+    other = changed("activations.positions=[mean]")
+    assert {"extract.model.0", "extract.untrained.0", "shift-score.0"} <= other
+    assert {"extract.untrained.0", "shift-score.0"} <= changed("activations.dtype=float16")
+
+
 def test_another_part_of_the_experiments_is_another_key_and_none_is_that_of_before() -> None:
     """The demo runs a part; a preset without the setting has the keys that it had before there was one."""
     new = changed("shift.subset={prompts: 6, tasks: 6}")

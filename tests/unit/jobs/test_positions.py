@@ -1,0 +1,48 @@
+"""A study that reads its model at several positions: each is a feature of its own, out of the same parts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefprobe.features.stored import select
+from prefprobe.store.formats import read_npz
+from prefprobe.study.export import export_features
+from tests.planted_study import execute, planted_study, prefers
+
+ACTIVATIONS = {"positions": ["last", "mean", "turn:-3"], "dtype": "bfloat16", "shards": 2, "fractions": [0.2, 0.5]}
+
+
+def test_every_position_is_probed_crossed_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planted_study(tmp_path, monkeypatch, prefers, blocks={"activations": ACTIVATIONS})
+    found = execute(run)
+    names = ["model", "model-mean", "model-turn-3"]
+    assert {name for name in found if name.startswith("extract.")} == {
+        f"extract.{features}.{k}" for features in ("model", "untrained") for k in (0, 1)
+    }
+    sizes = {k: len(read_npz(found[f"extract.model.{k}"]["part-00000.npz"])["task_ids"]) for k in (0, 1)}
+    assert sum(sizes.values()) == 60
+    assert min(sizes.values()) > 0
+    about = json.loads(found["extract.model.0"]["features.json"])
+    assert (about["positions"], about["dtype"]) == (ACTIVATIONS["positions"], "bfloat16")
+    assert "positions" not in json.loads(found["extract.untrained.0"]["features.json"])
+    r = {
+        n: json.loads(found[f"probe.{n}"]["probe.json"])["targets"]["raw"]["r"]["value"] for n in [*names, "untrained"]
+    }
+    assert all(r[name] > 0.5 > abs(r["untrained"]) for name in names)
+    assert len({r[name] for name in names}) == 3
+    assert all(json.loads(found[f"hoo.{name}"]["hoo.json"])["mean"]["value"] > 0 for name in names)
+    overview = found["report"]["overview.csv"].decode()
+    assert "model at mean" in overview
+    assert "model at turn:-3" in overview
+    assert "averaged over the tokens of the task" in found["report"]["index.html"].decode()
+
+    export_features(run, "model-mean", tmp_path / "mean")
+    with np.load(tmp_path / "mean" / "activations.npz") as arrays:
+        assert sorted(arrays.files) == ["layer_2", "layer_5", "task_ids"]
+        assert arrays["layer_2"].dtype == np.float32
+        rows = dict(zip(arrays["task_ids"].tolist(), arrays["layer_2"], strict=True))
+    part = select(read_npz(found["extract.model.1"]["part-00000.npz"]), [2], "mean")
+    for id_, vector in zip(part["task_ids"], part["layer_2"], strict=True):
+        assert np.array_equal(rows[str(id_)], vector)
