@@ -67,16 +67,12 @@ class Encoding:
         first = len(before.rstrip()) - len(text)
         spans = self._offsets(pieces, ids)
         held = [k for k, (start, stop) in enumerate(spans) if start < first + len(text) and stop > max(start, first)]
-        if held:
+        if held and self._is_in(text, ids[held[0] : held[-1] + 1]):
             start, stop = held[0], held[-1] + 1
-            while (
-                not (found := self._is_in(text, ids[start:stop]))
-                and start
-                and spans[start - 1][0] == spans[start - 1][1]
-            ):
-                start -= 1  # a character of several tokens may be the last one's alone
-            if found:
-                return start, stop
+            # a space that the tokenizer adds of itself begins with the character behind it
+            while spans[start][0] == spans[min(start + 1, stop - 1)][0] and self._is_in(text, ids[start + 1 : stop]):
+                start += 1
+            return start, stop
         raise BadConfig(
             f"the text “{shortened(text, 60)}” is not found in its tokens as it is, since the tokenizer alters it; read the last "
             "token of the prompt, or leave the text out."

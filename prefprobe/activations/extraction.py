@@ -58,7 +58,7 @@ def extract_activations(
             f"there are {len(systems)} system prompts for {len(prompts)} prompts; give one, or one for each."
         )
     wanted = known_layers(model, layers)
-    if not re.match(POSITION, position):
+    if not re.fullmatch(POSITION, position):
         raise BadConfig(f"position {position!r}: expected last, task-last, mean or turn:-k; name one of these.")
     rows = [(f"prompt {row}", text, of) for row, (text, of) in enumerate(zip(prompts, systems, strict=True))]
     tokens = _tokens(model, rows)
@@ -140,8 +140,8 @@ def _arrays(passed: Passed, positions: Sequence[str], dtype: Dtype, names: Seque
     for layer, values in passed.kept.items():
         for k, position in enumerate(positions):
             stored = as_stored(f"{named(position) if k else 'layer'}_{layer}", values[:, k], dtype)
-            for name, kept in stored.items():
-                _require_finite(widened(name, kept), layer, names, "store it as float32 or bfloat16", f" in {dtype}")
+            for name, kept in stored.items() if dtype != "float32" else ():
+                _require_finite(widened(name, kept), layer, names, "store it as float32", f" in {dtype}")
             found |= stored
     return found
 

@@ -23,6 +23,7 @@ from prefprobe.store.steps import StepStore, cas_key
 from prefprobe.tasks.pool import task_text, text_id
 
 _PROMPTS = Columns("prompts", ("id", "task_id", "text"), "every prompt `id` (or `task_id`) and `text`", lines="text")
+_JOINED = "joined.npz"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def extract_prompts(asked: Asked, tasks: Path, out: Path) -> str:
     BadConfig for bad input and for a file that is there, and what loading and extraction raise.
     """
     require_new_file(out, ".npz")
-    if not re.match(POSITION, asked.position):
+    if not re.fullmatch(POSITION, asked.position):
         raise BadConfig(
             f"--position {asked.position}: expected last, task-last, mean or turn:-3 and the like; correct it."
         )
@@ -89,12 +90,11 @@ def read_prompts(path: Path) -> dict[str, str]:
     return found
 
 
-_JOINED = "joined.npz"
-
-
 def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str, Any]:
     """Write all parts and the joined file into the folder. Returns what is said of it."""
-    revision = source_revision(asked.model, asked.revision)
+    revision = source_revision(
+        asked.model, asked.revision
+    )  # a source that is not there is refused before torch comes in
     from prefprobe.activations.extraction import ALONE, extract, known_layers
     from prefprobe.activations.loading import load_model
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from prefprobe.settings.base import Settings
 
-POSITION = r"^(last|task-last|mean|turn:-[1-9][0-9]*)$"
+POSITION = r"^(last|task-last|mean|turn:-[1-9][0-9]{0,5})$"
 """Where in a prompt: its last token, the last one of the task's text, the mean over the text's, the k-th token from the end."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -329,6 +329,21 @@ def test_prompts_that_are_laid_out_otherwise_than_those_before_are_right_too(nam
         np.testing.assert_array_less(np.linalg.norm(got - own, axis=1), 1e-4 * np.linalg.norm(own, axis=1))
 
 
+@pytest.mark.parametrize("name", ["Gemma 3, text", "Phi-3, longrope", "Falcon, ALiBi"])
+def test_a_mean_over_a_task_is_that_of_its_own_pass_in_packs_and_alone(name: str, tmp_path: Path) -> None:
+    save(ZOO[name].make(WINDOWS[0]), tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu")
+    for system in SYSTEMS:
+        texts = [*SHORT, LONG]
+        got = extract_activations(loaded, texts, system=system, layers=[1], position="mean")[1]
+        for row, text in enumerate(texts):
+            start, stop = loaded.prompts.located(text, system)
+            tokens = prompt(loaded, text, system)
+            assert loaded.tokenizer.decode(tokens[start:stop]) == text.strip()
+            own = one_pass(loaded.model, tokens).hidden_states[2][0, start:stop].numpy().mean(0)
+            assert np.linalg.norm(got[row] - own) < 1e-4 * np.linalg.norm(own)
+
+
 def test_a_task_beyond_the_context_is_named_before_any_pass(tmp_path: Path) -> None:
     """Of a model whose config.json does not say what its context is: the step `tasks` did not know."""
     save(_family("LlamaConfig", max_position_embeddings=100).make(0), tmp_path / "model")

@@ -106,6 +106,18 @@ MALFORMED: dict[str, tuple[str, str | bytes, str, int]] = {
         r"E\.csv row 8: task 'e6' has no features in F\.npz \(2 ",
         66,
     ),
+    "bits of bfloat16 that are none": (
+        "F.npz",
+        features(IDS, layer_5=None, layer_5_bfloat16=X),
+        r"F\.npz: `layer_5_bfloat16` has the shape \(26, 4\) and the type float32, expected numbers \(n, d\)",
+        78,
+    ),
+    "a layer in two types": (
+        "F.npz",
+        features(IDS, layer_5_bfloat16=X.astype(np.uint16)),
+        r"F\.npz: has layer 5 in two types, expected it once; remove one",
+        78,
+    ),
     "no topic of a task": (
         "T.csv",
         TOPICS.replace("e3,x\n", "").replace("e3,y\n", "").replace("e3,z\n", ""),

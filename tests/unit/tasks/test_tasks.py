@@ -16,7 +16,7 @@ from prefprobe.errors import BadConfig
 from prefprobe.settings import TaskSource
 from prefprobe.store.objects import ObjectStore
 from prefprobe.tasks.pool import DEMO, Task, read_tasks, source_path, text_id
-from prefprobe.tasks.sampling import sample_sets, task_set
+from prefprobe.tasks.sampling import sample_sets, shard_of, task_set
 
 ROWS = [
     {"id": "a", "text": "first\u2028line {name}", "topic": "x", "origin": "o"},
@@ -239,6 +239,13 @@ def test_equal_texts_never_stand_on_both_sides() -> None:
     assert len(set(texts)) == 30
     with pytest.raises(BadConfig, match="there are 30 distinct texts"):
         sample_sets(pool, 16, 15, 0)
+
+
+def test_a_task_stays_in_its_shard_on_any_machine_and_shards_are_about_even() -> None:
+    assert [shard_of(id_, 64) for id_ in ("poem-1", "é", "a b")] == [41, 19, 18]
+    counts = np.bincount([shard_of(f"t{i}", 8) for i in range(8000)], minlength=8)
+    assert counts.sum() == 8000
+    assert 900 < counts.min() <= counts.max() < 1100
 
 
 @pytest.mark.parametrize("column", ["id", "text"])
