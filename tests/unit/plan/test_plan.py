@@ -304,12 +304,17 @@ def test_lengths_are_those_of_the_models_own_tokenizer_and_template(
     texts = [" ".join(["word"] * (2 + i % 7) + [str(i)]) for i in range(36)]
     write_tasks(tmp_path / "own.jsonl", texts)
     path = preset(tmp_path, model={"source": str(model)})
-    steps, whole = planned(capsys, path, "--set", f"tasks.sources=[{tmp_path / 'own.jsonl'}]")
+    given = ["--set", f"tasks.sources=[{tmp_path / 'own.jsonl'}]"]
+    steps, whole = planned(capsys, path, *given)
     words = sum(len(text.split()) for text in texts)
     assert steps["extract.model"]["prompt_tokens"] == words + 36 * 4
     assert steps["extract.model"]["bytes"] == 36 * 9 * 16 * 4
     assert steps["embed.random"]["bytes"] == 36 * 16 * 4
     assert steps["shift-score"]["bytes"] == 4 * 16 * 4
+    halves = ["--set", "activations.dtype=float16", "--set", "activations.positions=[last, mean, turn:-2]"]
+    kept, _ = planned(capsys, path, *given, *halves)
+    found = [kept[name]["bytes"] for name in ("extract.model", "extract.untrained", "shift-score")]
+    assert found == [3 * 36 * 9 * 16 * 2, 36 * 9 * 16 * 2, 4 * 16 * 2]
     rows = {f"layer_{k}": np.zeros((36, 16), np.float32) for k in range(9)}
     assert steps["extract.model"]["bytes"] <= len(npz_bytes(rows)) < 1.2 * steps["extract.model"]["bytes"]
     assert steps["shift-score"]["prompt_tokens"] == 4 * (1 + 1 + 6)  # a task, a prompt, and three turns
