@@ -61,6 +61,12 @@ def forward(
 
     Raises BadConfig for a sequence longer than the model's context, and for a token that the model has not.
     """
+    if spans is None:
+        last = [[(len(s) - 1, len(s))] for s in sequences]
+        passed = forward(
+            model, sequences, layers=layers, tail=tail, spans=last, pack_tokens=pack_tokens, batch_tokens=batch_tokens
+        )
+        return passed._replace(kept={layer: values[:, 0] for layer, values in passed.kept.items()})
     if any(len(s) <= max(tail, 1) for s in sequences):
         raise BadConfig("a prompt is shorter than the answer's beginning; check the chat template and the labels.")
     lengths = [len(s) for s in sequences]
@@ -71,13 +77,12 @@ def forward(
             "shorten it or leave it out."
         )
     wanted = tuple(layers), tail
-    kept = [[(n - 1, n)] for n in lengths] if spans is None else spans
-    if any(not 0 <= start < stop <= n for n, each in zip(lengths, kept, strict=True) for start, stop in each):
+    if any(not 0 <= start < stop <= n for n, each in zip(lengths, spans, strict=True) for start, stop in each):
         raise ValueError("a span has no tokens, or lies beyond its sequence")
     _check_tokens(model, sequences)
     if longest >= model.packing.apart_from:
-        return _shaped(_one_by_one(model, sequences, kept, *wanted), spans)
-    first = min(start for each in kept for start, _ in each)
+        return _one_by_one(model, sequences, spans, *wanted)
+    first = min(start for each in spans for start, _ in each)
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1), first)  # of the beginning nothing is kept
     if pack_tokens is None:
         pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
@@ -89,7 +94,7 @@ def forward(
     regime = skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
     compared = model.packing.compared(*regime)
     try:
-        result = _packed(model, sequences, kept, packs, skip, *wanted, batch_tokens)
+        result = _packed(model, sequences, spans, packs, skip, *wanted, batch_tokens)
     except torch.OutOfMemoryError:
         raise
     except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
@@ -97,23 +102,18 @@ def forward(
             raise
         _log.debug("packed pass", exc_info=True)
         model.set_apart(0, "its layers take no packed pass")
-        return _shaped(_one_by_one(model, sequences, kept, *wanted), spans)
+        return _one_by_one(model, sequences, spans, *wanted)
     if _is_new(model, longest, compared):
         some = {lengths.index(longest), farthest}
         rows = sorted(some if compared else some | {lengths.index(min(lengths))})
-        own = _one_by_one(model, [sequences[i] for i in rows], [kept[i] for i in rows], *wanted)
+        own = _one_by_one(model, [sequences[i] for i in rows], [spans[i] for i in rows], *wanted)
         apart = _difference(result, rows, own)
         if not apart < tolerance(model):
             _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
             model.set_apart(longest, "packed values are not its own")
-            return _shaped(_one_by_one(model, sequences, kept, *wanted), spans)
+            return _one_by_one(model, sequences, spans, *wanted)
         model.packing.exact_to[regime] = longest
-    return _shaped(result, spans)
-
-
-def _shaped(passed: Passed, spans: Sequence[Sequence[Span]] | None) -> Passed:
-    """Without an axis for spans where none were asked for."""
-    return passed if spans is not None else passed._replace(kept={n: x[:, 0] for n, x in passed.kept.items()})
+    return result
 
 
 def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
