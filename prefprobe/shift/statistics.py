@@ -26,6 +26,9 @@ MIN_POINTS = 4
 
 PERMUTATIONS = 2000
 
+STILL = "Less their prompts' off-target means, Δp or a Δs is the same at all points."
+"""Why there is no corrected correlation where the means could be taken."""
+
 NEUTRAL, DP_SE = "neutral prompts", "dp_se"
 """What the noise of an experiment was taken from."""
 
