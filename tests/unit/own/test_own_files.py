@@ -83,8 +83,8 @@ def array(values: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def spoilt(layer: int, row: int, value: float) -> bytes:
-    arrays = dict(np.load(io.BytesIO(FEATURES)))
+def spoilt(layer: int, row: int, value: float, kind: type = np.float32) -> bytes:
+    arrays = {name: a.astype(kind) if a.dtype.kind == "f" else a for name, a in np.load(io.BytesIO(FEATURES)).items()}
     arrays[f"layer_{layer}"][row, 1] = value
     return npz(**arrays)
 
@@ -150,6 +150,12 @@ MALFORMED: dict[str, tuple[str, str | bytes, str, int]] = {
         78,
     ),
     "mu endless": ("U.jsonl", json.dumps({"task_id": "t00", "mu": 10**400}), r"U\.jsonl row 1: `mu` is 1000", 78),
+    "mu beyond float32": (
+        "U.csv",
+        with_row(3, "t01,1e200"),
+        r"U\.csv row 3: `mu` is 1e\+200, expected a finite number",
+        78,
+    ),
     "mu empty": ("U.csv", with_row(3, "t01,"), r"U\.csv row 3: `mu` is nothing, expected a finite number", 78),
     "mu true": ("U.jsonl", '{"task_id": "t00", "mu": true}\n', r"U\.jsonl row 1: `mu` is True", 78),
     "utilities of another name": (
@@ -211,6 +217,12 @@ MALFORMED: dict[str, tuple[str, str | bytes, str, int]] = {
         "F.npz",
         spoilt(5, 3, np.nan),
         r"F\.npz: `layer_5` of task 't03' is not finite \(1 such tasks\)",
+        78,
+    ),
+    "features beyond float32": (
+        "F.npz",
+        spoilt(2, 20, 1e200, np.float64),
+        r"F\.npz: `layer_2` of task 'e2' is not finite",
         78,
     ),
     "features infinite": ("F.npz", spoilt(2, 20, -np.inf), r"F\.npz: `layer_2` of task 'e2' is not finite", 78),
@@ -553,6 +565,16 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         "P.parquet",
         parquet(experiment=["c"], prompt=["p"], task=["t"], dp=[0.1], ds=pa.nulls(1)),
         r"row 1: `ds` is nothing",
+    ),
+    "dp beyond float32": (
+        "P.csv",
+        POINT + "c,p,t,1e200,0\n",
+        r"P\.csv row 2: `dp` is 1e\+200, expected a finite number within",
+    ),
+    "dp_se below 0": (
+        "P.csv",
+        "experiment,prompt,task,dp,ds,dp_se\nc,p,t,0,0,-0.5\n",
+        r"P\.csv row 2: `dp_se` is -0\.5, expected a number from 0;",
     ),
     "dp_se NaN": (
         "P.csv",
