@@ -283,6 +283,7 @@ def test_ids_have_no_white_space_around_them_however_they_are_read(tmp_path: Pat
         ({"sources": [{"path": "x", "revision": "main"}]}, r"`revision` is of a `hub`"),
         ({"sources": ["x.csv"], "quotas": "published"}, r"the published pool has no tasks of x\.csv"),
         ({"quotas": {"a": 0}}, r"greater than 0"),
+        ({"quotas": {}}, r"at least 1 item"),
         ({"near_duplicates": 0.3}, r"greater than or equal to 0\.7"),
     ],
 )
