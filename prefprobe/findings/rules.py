@@ -187,7 +187,9 @@ def _p(estimate: dict[str, Any], quantity: str) -> float:
 def _expected(estimate: dict[str, Any], quantity: str, published: Shown) -> tuple[float, float]:
     reach = float(stdtrit(estimate["df"], 0.975)) * float(np.hypot(estimate["se"], published.se))
     low, high = (_scaled(quantity, published.value) + sign * reach for sign in (-1, 1))
-    return (float(np.tanh(low)), float(np.tanh(high))) if quantity == "r" else (low, high)
+    if quantity == "r":
+        return float(np.tanh(low)), float(np.tanh(high))
+    return (max(0.0, low), min(1.0, high)) if quantity == "accuracy" else (low, high)
 
 
 def _significant(permuted: dict[str, Any]) -> bool:

@@ -23,7 +23,10 @@ _COLUMNS = Columns(
 )
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _NO_TARGETS = "Neither a column on_target nor sign says which points are on target: these are of all points."
-_NO_GRID = "p permutes whole prompts and tasks, which takes a point of every task under every prompt."
+_NO_GRID = (
+    "p permutes whole prompts and tasks, which takes a point of every task under every prompt; without those that lack some, "
+    "fewer than half of the points are left."
+)
 _FEW = "An interval takes three prompts and three tasks, and points that vary whichever of them is left out."
 _NO_NOISE = "There is neither a neutral point nor dp_se, so the noise was not measured, and nothing stands above it."
 _NO_ENCODER = "No point has ds_encoder, so it is not known whether scores say more than the prompt's text."

@@ -37,14 +37,14 @@ STEPS = {
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 3, "activations at the last prompt token"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
-        Step("probe", "cpu", 3, "ridge probes, tested on held-out tasks"),
+        Step("probe", "cpu", 4, "ridge probes, tested on held-out tasks"),
         Step("hoo-layers", "cpu", 1, "folds of held-out topics, layer by layer"),
         Step("hoo", "cpu", 2, "probes tested on topics they never saw"),
         Step("content", "cpu", 1, "what the model's probe knows beyond an encoder's"),
         Step("shift-measure", "gpu", 4, "choices under system prompts", asks=True),
         Step("shift-score", "gpu", 3, "activations and probe scores under system prompts"),
-        Step("shift", "cpu", 3, "do probe scores follow what system prompts change"),
-        Step("report", "cpu", 6, "figures, tables, verdict"),
+        Step("shift", "cpu", 4, "do probe scores follow what system prompts change"),
+        Step("report", "cpu", 7, "figures, tables, verdict"),
     )
 }
 

@@ -26,6 +26,13 @@ def estimate(low, high):
     return {**around_r(float(np.tanh(z.mean())), float(np.ptp(z)) / 2 / norm.ppf(0.975), 1e9), "low": low, "high": high}
 
 
+def test_an_accuracy_that_is_foretold_is_between_0_and_1() -> None:
+    judged = rules.judge(straight(0.4, 0.9), "accuracy", Shown(0.95, 0.1, {}))
+    assert judged.expected is not None
+    assert judged.expected[0] > 0
+    assert judged.expected[1] == 1
+
+
 def test_an_interval_contains_its_estimate_up_to_perfect_correlation() -> None:
     for r in (1.0, -1.0, 1 - 1e-13, 0.0):
         for se in (0.0, 1e-3, 0.5):
