@@ -5,7 +5,7 @@ import pyarrow as pa
 from prefprobe.jobs._model import open_model
 from prefprobe.probes.probe import Probe
 from prefprobe.shift.prompted import prompted_tasks
-from prefprobe.shift.scores import probe_scores
+from prefprobe.shift.scores import SCORES, probe_scores
 from prefprobe.store.formats import parquet_bytes, read_npz
 from prefprobe.study.job import Job, Outputs
 
@@ -24,7 +24,10 @@ def run(job: Job) -> Outputs:
     layer = job.json("probe.model", "probe.json")["targets"]["raw"]["best_layer"]
     probe = Probe.of(read_npz(job.read("probe.model", "probes.npz")), layer)
     parts = extract(open_model(job), prompted, [layer], job.store, config.activations.part, job.progress)
-    scores = pa.concat_tables(probe_scores(read_npz(job.store.read_part(name)), probe) for name in parts)
+    scored = [probe_scores(read_npz(job.store.read_part(name)), probe) for name in parts]
+    scores = (
+        pa.concat_tables(scored) if scored else SCORES.empty_table()
+    )  # a shard of fewer prompts than there are shards
     return {
         **parts,
         "scores.parquet": parquet_bytes(scores.sort_by([("prompt_id", "ascending"), ("task_id", "ascending")])),

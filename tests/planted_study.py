@@ -168,6 +168,8 @@ def _plant(monkeypatch: pytest.MonkeyPatch, engine: PlantedEngine) -> None:
     def extract(
         model: _Model, rows: Any, layers: Sequence[int], store: StepStore, part: int, progress: Any
     ) -> dict[str, Output]:
+        if not rows:
+            return {}
         arrays = {f"layer_{layer}": _activations(model, rows, layer) for layer in layers}
         data = npz_bytes({"task_ids": np.array([id_ for id_, _, _ in rows]), **arrays})
         return {"part-00000.npz": store.write_part("part-00000.npz", data)}

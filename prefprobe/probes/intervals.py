@@ -34,7 +34,7 @@ def around_r(r: float, se: float | None, df: float | None) -> Interval:
     found = around(float(fisher(r)), se, df)
     if found["low"] is None or found["high"] is None:
         return {**found, "value": r}
-    low, high = (float(np.tanh(found[bound])) for bound in ("low", "high"))
+    low, high = float(np.tanh(found["low"])), float(np.tanh(found["high"]))
     return {**found, "value": r, "low": min(low, r), "high": max(high, r)}  # z of 1 and -1 is not theirs
 
 

@@ -32,7 +32,7 @@ STEPS = {
     for step in (
         Step("tasks", "cpu", 2, "freeze disjoint train and eval sets"),
         Step("classify", "gpu", 1, "judge which topic every task is of", asks=True),
-        Step("topics", "cpu", 2, "give every task its topic"),
+        Step("topics", "cpu", 3, "give every task its topic"),
         Step("own-choices", "gpu", 1, "own weights' choices in pairs that an endpoint is asked too"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 3, "activations at the last prompt token"),
