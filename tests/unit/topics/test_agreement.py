@@ -107,7 +107,7 @@ def test_a_v_that_is_0_by_its_correction_is_not_known_to_be_0() -> None:
     truth, held, zero = float(np.sqrt(((p - expected) ** 2 / expected).sum() / 4)), 0, 0
     for _ in range(100):
         cells = rng.choice(60, 200, p=p.ravel())
-        found = v([str(c // 12) for c in cells], [str(c % 12) for c in cells])
+        found: Any = v([str(c // 12) for c in cells], [str(c % 12) for c in cells])
         held += found["low"] <= truth <= found["high"]
         zero += found["value"] == 0
     assert zero > 10
