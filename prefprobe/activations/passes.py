@@ -19,7 +19,6 @@ from prefprobe.activations.compiled import (
     Beginning,
     compiled_blocks,
     do_not_compile,
-    forest_masks,
     to_device,
 )
 from prefprobe.activations.masks import NotPackable
@@ -233,18 +232,20 @@ def _packed(
         while batched:
             batch, *batched = batched
             try:
-                seen = _run(model, batch, beginning, skip, layers, tail > 0)
+                ends = np.stack([path[-last:] for p in batch for path in p.paths])
+                seen = _run(model, batch, beginning, skip, layers, tail > 0, np.unique(ends))
             except torch.OutOfMemoryError:
                 batched = _smaller(model, sequences, [batch, *batched], skip)
                 continue
             rows = np.array([row for p in batch for row in p.rows])
             which = np.array([i for i, p in enumerate(batch) for _ in p.rows])
-            ends = np.stack([path[-last:] for p in batch for path in p.paths])
+            deep = np.searchsorted(np.unique(ends), ends) if model.packing.compiled else ends
             for layer in layers:
-                where, at = (to_device(each, seen[layer].device) for each in (which, ends[:, -1]))
+                there = ends if tail or layer < max(layers) else deep
+                where, at = (to_device(each, seen[layer].device) for each in (which, there[:, -1]))
                 coming.add(layer, rows, seen[layer][where, at].float())
             if tail:
-                where, at, to = (to_device(each, seen[_FINAL].device) for each in (which[:, None], ends, rows))
+                where, at, to = (to_device(each, seen[_FINAL].device) for each in (which[:, None], deep, rows))
                 final = seen[_FINAL][where, at].float()
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
@@ -255,7 +256,10 @@ def _packed(
 def _smaller(
     model: LoadedModel, sequences: Sequence[Sequence[int]], batched: list[list[Pack]], skip: int
 ) -> list[list[Pack]]:
-    """The same packs in batches of at most half the first one's tokens, and so from now on; raises OutOfMemoryError if this is one prompt."""
+    """The same packs in batches of at most half the first one's tokens, and so from now on.
+
+    Raises OutOfMemoryError if the first is one prompt.
+    """
     tokens = _places(batched[0])
     rows = [row for p in batched[0] for row in p.rows]
     if len(rows) == 1:
@@ -300,8 +304,9 @@ def _run(
     skip: int,
     layers: tuple[int, ...],
     final: bool,
+    nodes: np.ndarray,
 ) -> dict[int, torch.Tensor]:
-    """What `_capture` keeps of a batch; compiled if it is one pack and blocks are."""
+    """What `_capture` keeps of a batch; if blocks are compiled, a batch is one pack, and of the deepest the stream of `nodes`."""
     size, width = len(batch), max(len(p.tokens) for p in batch)
     tokens = np.zeros((size, width), dtype=np.int64)
     positions = np.zeros((size, width), dtype=np.int64)
@@ -317,8 +322,8 @@ def _run(
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
     with ExitStack() as stack:
         if model.packing.compiled:
-            masks = forest_masks(model.packing.rules.of(length), batch[0], skip, model.device)
-            stack.enter_context(compiled_blocks(model, beginning))
+            deepest = model.n_layers - 1 if final else max(layers)
+            masks = stack.enter_context(compiled_blocks(model, batch[0], skip, beginning, deepest, nodes))
         else:
             sees = np.zeros((size, width, skip + width), dtype=bool)
             sees[:, :, :skip] = True
