@@ -76,7 +76,7 @@ def compiled_blocks(
                 stack.callback(hook.remove)
         config._attn_implementation = "flex_attention"
         stack.callback(setattr, config, "_attn_implementation", own)
-        stack.enter_context(torch._dynamo.config.patch(recompile_limit=64))
+        stack.enter_context(torch._dynamo.config.patch(recompile_limit=64, specialize_float=True))
         yield masks
 
 
@@ -84,7 +84,7 @@ def _of_nodes(own: Any, compiled: Any, nodes: np.ndarray, n: int, masks: Any, na
     """A block's forward that computes keys and values of all `n` tokens and the stream of `nodes`."""
     wide, narrow = (each if isinstance(each, dict) else {None: each} for each in (masks, narrow))
 
-    def forward(hidden: torch.Tensor, **given: Any) -> Any:
+    def forward(hidden: torch.Tensor, *more: Any, **given: Any) -> Any:
         rows = to_device(nodes, hidden.device)
 
         def pick(value: Any) -> Any:
@@ -94,10 +94,11 @@ def _of_nodes(own: Any, compiled: Any, nodes: np.ndarray, n: int, masks: Any, na
 
         keys = _KeysAlone(given.get("past_key_values"))
         with suppress(_Enough):
-            own(hidden, **given | {"past_key_values": keys})
+            own(hidden, *more, **given | {"past_key_values": keys})
         kind = next(kind for kind, mask in wide.items() if mask is given["attention_mask"])
         given = {name: pick(value) for name, value in given.items()}
-        return compiled(pick(hidden), **given | {"attention_mask": narrow[kind], "past_key_values": _Keys(*keys.all)})
+        given |= {"attention_mask": narrow[kind], "past_key_values": _Keys(*keys.all)}
+        return compiled(pick(hidden), *map(pick, more), **given)
 
     return forward
 

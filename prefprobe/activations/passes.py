@@ -103,7 +103,7 @@ def forward(
         if compared:
             raise
         _log.debug("packed pass", exc_info=True)
-        why, apart_from = "its layers take no packed pass", 0
+        why, apart_from = f"its layers take no {'compiled' if compiled else 'packed'} pass", 0
     else:
         if not _is_new(model, longest, compared):
             return result
