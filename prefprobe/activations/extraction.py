@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import Passed, check_model, forward
 from prefprobe.errors import BadConfig
@@ -110,6 +111,7 @@ def extract(
     saved = sum(len(c) for n, c in zip(names, chunks, strict=True) if n in there)
     progress.start(len(rows), unit, saved)
     check_model(model)
+    compile_if_worth(model, sum(map(len, tokens)))
     longest = max(range(len(rows)), key=lambda i: len(tokens[i]), default=None)
     if longest is not None and model.context is not None and len(tokens[longest]) > model.context:
         raise BadConfig(

@@ -24,18 +24,26 @@ class Packing:
     rules: DistanceRules
     named: frozenset[int]
     """Every whole number in the configuration."""
-    exact_to: dict[tuple[bool, int, int], int] = field(default_factory=dict)
-    """{(whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a pack, as a number of bits,
-    the deepest block that was read): tokens up to which packed values were compared with the model's own}."""
+    exact_to: dict[tuple[bool, bool, int, int], int] = field(default_factory=dict)
+    """{(whether blocks were compiled, whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a
+    pack, as a number of bits, the deepest block that was read): tokens up to which packed values were compared with the
+    model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
     checked: bool = False
     """Whether what is read off the model was compared with what it says of itself."""
+    compiled: Sequence[Any] = ()
+    """The compiled forward of every block; empty as long as none is."""
+    compilable: bool = True
+    most_tokens: float = math.inf
+    """Tokens in a batch that memory holds, as far as is known."""
+    beginning: tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=lambda: ([], []))
+    """The beginning that was computed last: its tokens, and keys and values of every block."""
 
-    def compared(self, shared: bool, gap: int, deepest: int) -> int:
+    def compared(self, compiled: bool, shared: bool, gap: int, deepest: int) -> int:
         """Tokens up to which values of such passes were compared; packs that are laid out wider serve for narrower ones."""
-        same = (n for (s, g, d), n in self.exact_to.items() if (s, d) == (shared, deepest) and g >= gap)
+        same = (n for (*way, g, d), n in self.exact_to.items() if (*way, d) == (compiled, shared, deepest) and g >= gap)
         return max(same, default=0)
 
 

@@ -6,16 +6,24 @@ the model's own pass of one prompt alone, before any of them is returned; where 
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from prefprobe.activations.coming import Coming
+from prefprobe.activations.compiled import (
+    COMPILED_TOKENS,
+    Beginning,
+    compiled_blocks,
+    do_not_compile,
+    to_device,
+)
 from prefprobe.activations.masks import NotPackable
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.packing import Pack, batches, pack, shared_beginning
+from prefprobe.activations.packing import Pack, batches, even_packs, pack, shared_beginning
 from prefprobe.errors import BadConfig
 
 _log = logging.getLogger(__name__)
@@ -71,35 +79,47 @@ def forward(
     if longest >= model.packing.apart_from:
         return _one_by_one(model, sequences, *wanted)
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1))
-    if pack_tokens is None:
-        pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
-    packs = pack(sequences, skip, pack_tokens)
+    compiled, most = bool(model.packing.compiled), model.packing.most_tokens
+    if compiled:
+        packs = even_packs(sequences, skip, int(min(COMPILED_TOKENS, most)))
+        batched = [[each] for each in packs]
+    else:
+        if pack_tokens is None:
+            pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
+        packs = pack(sequences, skip, int(min(pack_tokens, most)))
+        batched = list(batches(packs, int(min(batch_tokens, most))))
     gaps = {
         row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
     }
     farthest = max(gaps, key=lambda row: gaps[row])
-    regime = skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
+    regime = compiled, skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
     compared = model.packing.compared(*regime)
+    why = ""
     try:
-        result = _packed(model, sequences, packs, skip, *wanted, batch_tokens)
+        result = _packed(model, sequences, batched, skip, *wanted)
     except torch.OutOfMemoryError:
         raise
     except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
         if compared:
             raise
         _log.debug("packed pass", exc_info=True)
-        model.set_apart(0, "its layers take no packed pass")
-        return _one_by_one(model, sequences, *wanted)
-    if _is_new(model, longest, compared):
+        why, apart_from = f"its layers take no {'compiled' if compiled else 'packed'} pass", 0
+    else:
+        if not _is_new(model, longest, compared):
+            return result
         some = {lengths.index(longest), farthest}
         rows = sorted(some if compared else some | {lengths.index(min(lengths))})
         apart = _difference(result, rows, _one_by_one(model, [sequences[i] for i in rows], *wanted))
-        if not apart < tolerance(model):
-            _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
-            model.set_apart(longest, "packed values are not its own")
-            return _one_by_one(model, sequences, *wanted)
-        model.packing.exact_to[regime] = longest
-    return result
+        if apart < tolerance(model):
+            model.packing.exact_to[regime] = longest
+            return result
+        _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
+        why, apart_from = "packed values are not its own", longest
+    if compiled:
+        do_not_compile(model, why)
+        return forward(model, sequences, layers=layers, tail=tail)
+    model.set_apart(apart_from, why)
+    return _one_by_one(model, sequences, *wanted)
 
 
 def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
@@ -200,73 +220,128 @@ def _one_by_one(model: LoadedModel, sequences: Sequence[Sequence[int]], layers: 
 def _packed(
     model: LoadedModel,
     sequences: Sequence[Sequence[int]],
-    packs: list[Pack],
+    batched: list[list[Pack]],
     skip: int,
     layers: tuple[int, ...],
     tail: int,
-    batch_tokens: int,
 ) -> Passed:
-    n, d, last, hidden = len(sequences), model.width, max(tail, 1), None
-    kept = {layer: np.empty((n, d), dtype=np.float32) for layer in layers}
+    n, last, hidden = len(sequences), max(tail, 1), None
+    coming = Coming({layer: np.empty((n, model.width), dtype=np.float32) for layer in layers})
     with torch.inference_mode():
-        prefix = _prefix_cache(model, sequences[0][:skip], layers, tail > 0) if skip else None
-        for batch in batches(packs, batch_tokens):
-            rows = [row for p in batch for row in p.rows]
-            where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows], device=model.device)
-            ends = torch.tensor(np.stack([path[-last:] for p in batch for path in p.paths]), device=model.device)
-            with _capture(model, layers, final=tail > 0) as seen:
-                _run(model, batch, prefix, skip)
+        beginning = _beginning(model, list(sequences[0][:skip]), layers, tail > 0) if skip else None
+        while batched:
+            batch, *batched = batched
+            try:
+                ends = np.stack([path[-last:] for p in batch for path in p.paths])
+                seen = _run(model, batch, beginning, skip, layers, tail > 0, np.unique(ends))
+            except torch.OutOfMemoryError:
+                batched = _smaller(model, sequences, [batch, *batched], skip)
+                continue
+            rows = np.array([row for p in batch for row in p.rows])
+            which = np.array([i for i, p in enumerate(batch) for _ in p.rows])
+            deep = np.searchsorted(np.unique(ends), ends) if model.packing.compiled else ends
             for layer in layers:
-                kept[layer][rows] = seen[layer][where, ends[:, -1]].float().cpu().numpy()
+                there = ends if tail or layer < max(layers) else deep
+                where, at = (to_device(each, seen[layer].device) for each in (which, there[:, -1]))
+                coming.add(layer, rows, seen[layer][where, at].float())
             if tail:
-                final = seen[_FINAL][where[:, None], ends].float()
+                where, at, to = (to_device(each, seen[_FINAL].device) for each in (which[:, None], deep, rows))
+                final = seen[_FINAL][where, at].float()
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
-                hidden[torch.tensor(rows, device=model.device)] = final
-    return Passed(kept, hidden)
+                hidden[to] = final
+    return Passed(coming.all(), hidden)
 
 
-def _prefix_cache(
-    model: LoadedModel, tokens: Sequence[int], layers: tuple[int, ...], final: bool
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _smaller(
+    model: LoadedModel, sequences: Sequence[Sequence[int]], batched: list[list[Pack]], skip: int
+) -> list[list[Pack]]:
+    """The same packs in batches of at most half the first one's tokens, and so from now on.
+
+    Raises OutOfMemoryError if the first is one prompt.
+    """
+    tokens = _places(batched[0])
+    rows = [row for p in batched[0] for row in p.rows]
+    if len(rows) == 1:
+        raise torch.OutOfMemoryError(f"one prompt of {len(sequences[rows[0]])} tokens does not fit in memory")
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    model.packing.most_tokens = most = tokens // 2
+    _log.warning("out of memory in a batch of %d tokens; going on with %d", tokens, most)
+    smaller: list[list[Pack]] = []
+    for batch in batched:
+        if _places(batch) <= most:
+            smaller.append(batch)
+            continue
+        rows = [row for p in batch for row in p.rows]
+        packs = pack([sequences[row] for row in rows], skip, min(most, max(len(p.tokens) for p in batch)))
+        for p in packs:
+            p.rows = [rows[i] for i in p.rows]
+        smaller += [[p] for p in packs] if model.packing.compiled else batches(packs, most)
+    return smaller
+
+
+def _places(batch: list[Pack]) -> int:
+    return len(batch) * max(len(p.tokens) for p in batch)
+
+
+def _beginning(model: LoadedModel, tokens: list[int], layers: tuple[int, ...], final: bool) -> Beginning:
     """Keys and values of the beginning that all prompts share, of the blocks up to the deepest of `layers`, or of all."""
-    cache = DynamicCache()
-    with _capture(model, layers, final):
-        ids = torch.tensor([list(tokens)], device=model.device)
-        model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    deep = model.n_layers if final else max(layers) + 1
+    if model.packing.beginning[0] != tokens or len(model.packing.beginning[1]) < deep:
+        cache = DynamicCache()
+        with _capture(model, layers, final):
+            ids = torch.tensor([tokens], device=model.device)
+            model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+        model.packing.beginning = tokens, [(layer.keys, layer.values) for layer in cache.layers]
+    return model.packing.beginning[1]
 
 
 def _run(
-    model: LoadedModel, batch: list[Pack], prefix: list[tuple[torch.Tensor, torch.Tensor]] | None, skip: int
-) -> None:
+    model: LoadedModel,
+    batch: list[Pack],
+    beginning: Beginning | None,
+    skip: int,
+    layers: tuple[int, ...],
+    final: bool,
+    nodes: np.ndarray,
+) -> dict[int, torch.Tensor]:
+    """What `_capture` keeps of a batch; if blocks are compiled, a batch is one pack, and of the deepest the stream of `nodes`."""
     size, width = len(batch), max(len(p.tokens) for p in batch)
     tokens = np.zeros((size, width), dtype=np.int64)
     positions = np.zeros((size, width), dtype=np.int64)
-    sees = np.zeros((size, width, skip + width), dtype=bool)
-    sees[:, :, :skip] = True
-    sees[:, np.arange(width), skip + np.arange(width)] = True  # an empty place at the end sees itself, to stay finite
     for i, p in enumerate(batch):
         tokens[i, : len(p.tokens)] = p.tokens
         positions[i, : len(p.tokens)] = p.positions
-        for path in p.paths:
-            sees[i][np.ix_(path, skip + path)] |= np.tri(len(path), dtype=bool)
+    ids, places = (to_device(each, model.device) for each in (tokens, positions))
+    length = max(skip, int(positions.max()) + 1)
     cache = None
-    if prefix is not None:
+    if beginning is not None:
         cache = DynamicCache()
-        for index, (keys, values) in enumerate(prefix):
+        for index, (keys, values) in enumerate(beginning):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
-    places = torch.from_numpy(positions).to(model.device)
-    key_places = torch.cat([torch.arange(skip, device=model.device).expand(size, -1), places], dim=1)
-    model.backbone(
-        input_ids=torch.from_numpy(tokens).to(model.device),
-        position_ids=places,
-        attention_mask=model.packing.rules.masks(
-            torch.from_numpy(sees).to(model.device), places, key_places, model.dtype
-        ),
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
+    with ExitStack() as stack:
+        if model.packing.compiled:
+            deepest = model.n_layers - 1 if final else max(layers)
+            masks = stack.enter_context(compiled_blocks(model, batch[0], skip, beginning, deepest, nodes))
+        else:
+            sees = np.zeros((size, width, skip + width), dtype=bool)
+            sees[:, :, :skip] = True
+            sees[:, np.arange(width), skip + np.arange(width)] = True  # an empty place sees itself, to stay finite
+            for i, p in enumerate(batch):
+                for path in p.paths:
+                    sees[i][np.ix_(path, skip + path)] |= np.tri(len(path), dtype=bool)
+            key_places = torch.cat([torch.arange(skip, device=model.device).expand(size, -1), places], dim=1)
+            masks = model.packing.rules.masks(to_device(sees, model.device), places, key_places, length, model.dtype)
+        seen = stack.enter_context(_capture(model, layers, final))
+        model.backbone(
+            input_ids=ids,
+            position_ids=places,
+            attention_mask=masks,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    return seen
 
 
 _FINAL = -1
