@@ -212,8 +212,8 @@ def _packed(
         prefix = _prefix_cache(model, sequences[0][:skip], layers, tail > 0) if skip else None
         for batch in batches(packs, batch_tokens):
             rows = [row for p in batch for row in p.rows]
-            where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows], device=model.device)
-            ends = torch.tensor(np.stack([path[-last:] for p in batch for path in p.paths]), device=model.device)
+            where = torch.tensor([i for i, p in enumerate(batch) for _ in p.rows])
+            ends = torch.tensor(np.stack([path[-last:] for p in batch for path in p.paths]))
             with _capture(model, layers, final=tail > 0) as seen:
                 _run(model, batch, prefix, skip)
             for layer in layers:
@@ -222,7 +222,7 @@ def _packed(
                 final = seen[_FINAL][where[:, None], ends].float()
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
-                hidden[torch.tensor(rows, device=model.device)] = final
+                hidden[torch.tensor(rows, device=hidden.device)] = final
     return Passed(kept, hidden)
 
 
