@@ -3,13 +3,13 @@
 While the second GPU works on one batch the first goes on with the next, because kernels are only queued: nothing here waits.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from prefprobe.activations.model import stack_of
-from prefprobe.errors import BadConfig
+from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.numbers import rough_size
 
 ROOM = 0.9
@@ -27,6 +27,37 @@ class Piece(NamedTuple):
     module: Any
     block: int | None
     """Which block it is; None for what is outside of the blocks."""
+
+
+def placed(
+    source: str, made: Callable[[], Any], on: torch.device, devices: int | None, quantisation: str | None
+) -> dict[str, torch.device] | None:
+    """{part of the model: its device}; None for all of it on the CPU, as it is. `made` makes the model, without weights here.
+
+    Raises TemporaryFailure where there are fewer than `devices` GPUs, and BadConfig where the weights have no room.
+    """
+    if on.type == "cpu":
+        return None if quantisation is None else {"": on}
+    visible = torch.cuda.device_count()
+    if devices is not None and devices > visible:
+        raise TemporaryFailure(
+            f"devices: {devices} GPUs were asked for, and this node has {visible} to use; another node may have them."
+        )
+    gpus = [torch.device("cuda", i) for i in range(devices or visible)]
+    if len(gpus) == 1:
+        return {"": gpus[0]}
+    with torch.device("meta"):
+        skeleton = made()
+    if devices is None and weights(skeleton, quantisation) <= _room(gpus[0]):
+        return {"": gpus[0]}
+    try:
+        return device_map(skeleton, gpus, [_room(gpu) for gpu in gpus], quantisation)
+    except BadConfig as error:
+        raise BadConfig(f"{source}: {error}") from error
+
+
+def _room(gpu: torch.device) -> float:
+    return ROOM * float(torch.cuda.mem_get_info(gpu)[0])
 
 
 def pieces(model: Any) -> list[Piece]:
@@ -133,6 +164,19 @@ class Mover:
         if type(value) in (tuple, list):
             return type(value)(self.to(one, device) for one in value)
         return value
+
+
+def chained(source: str, model: Any, on: torch.device) -> None:
+    """Link `model`, whose blocks lie on several devices; raises BadConfig if its pass needs more than that."""
+    link(model)
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=on), use_cache=False)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BadConfig(
+            f"{source}: blocks of {type(model).__name__} cannot be divided over several GPUs; use one that holds them "
+            "(devices: 1), or model.quantisation."
+        ) from error
 
 
 def link(model: Any, places: Mapping[str, torch.device] | None = None) -> None:

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.activations.adapters import merged
-from prefprobe.activations.devices import ROOM, device_map, link, weights
+from prefprobe.activations.devices import chained, placed
 from prefprobe.activations.model import LoadedModel, stack_of
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
@@ -85,7 +85,7 @@ def load_model(
         auto = _auto_class(source, config)
         if quantisation is not None and hasattr(config, "quantization_config"):
             raise BadConfig(f"{source}: its weights are quantised already; leave out model.quantisation.")
-        places = _places(auto, config, kind, on, devices, quantisation)
+        places = placed(source, lambda: auto.from_config(config, dtype=kind), on, devices, quantisation)
         how = {"dtype": kind, "device_map": places, "quantization_config": _quantised(quantisation, kind)}
         how |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         if untrained_seed is None:
@@ -109,7 +109,8 @@ def load_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
     if places is not None and len(places) > 1:
-        _chained(source, model, on)
+        remove_hook_from_submodules(model)  # accelerate's own bring every input to every block anew
+        chained(source, model, on)
     if adapter is not None and untrained_seed is None:
         model = merged(model, adapter, adapter_revision or revision_now(adapter))
     try:
@@ -168,46 +169,6 @@ def _device(name: str) -> torch.device:
             "device: cuda was asked for, and this node has no usable GPU; another node may have one."
         )
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
-
-
-def _places(
-    auto: Any, config: Any, kind: Any, on: torch.device, devices: int | None, quantisation: str | None
-) -> dict[str, torch.device] | None:
-    """{part of the model: its device}; None for all of it on the CPU, as it is."""
-    if on.type == "cpu":
-        return None if quantisation is None else {"": on}
-    visible = torch.cuda.device_count()
-    if devices is not None and devices > visible:
-        raise TemporaryFailure(
-            f"devices: {devices} GPUs were asked for, and this node has {visible} to use; another node may have them."
-        )
-    gpus = [torch.device("cuda", i) for i in range(devices or visible)]
-    if len(gpus) == 1:
-        return {"": gpus[0]}
-    with torch.device("meta"):
-        skeleton = auto.from_config(config, dtype=kind)
-    if devices is None and weights(skeleton, quantisation) <= _room(gpus[0]):
-        return {"": gpus[0]}
-    return device_map(skeleton, gpus, [_room(gpu) for gpu in gpus], quantisation)
-
-
-def _chained(source: str, model: Any, on: torch.device) -> None:
-    """Bring to every block what it reads; raises BadConfig if its pass needs more than that."""
-    remove_hook_from_submodules(model)  # accelerate's own bring every input to every block anew
-    link(model)
-    try:
-        with torch.inference_mode():
-            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=on), use_cache=False)
-    except (RuntimeError, TypeError, ValueError) as error:
-        _log.debug("divided pass", exc_info=True)
-        raise BadConfig(
-            f"{source}: blocks of {type(model).__name__} cannot be divided over several GPUs; use one that holds them "
-            "(devices: 1), or model.quantisation."
-        ) from error
-
-
-def _room(gpu: torch.device) -> float:
-    return ROOM * float(torch.cuda.mem_get_info(gpu)[0])
 
 
 def _quantised(quantisation: str | None, kind: Any) -> Any:
