@@ -8,14 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from prefprobe.activations.memory import QUANTISED, ROOM
 from prefprobe.activations.model import stack_of
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.numbers import rough_size
 
-ROOM = 0.9
-"""Of the memory that is free on a GPU, what weights may take; the rest is for activations."""
-QUANTISED = {"8bit": 1.0, "4bit": 0.5625}
-"""Bytes of a quantised weight: with a scale for each row, and for every 64 weights."""
 _DEEPEST, _ABOVE = 0.9, 0.5
 """Blocks above the deepest whose activations are read by default are run for choices alone, and count half."""
 

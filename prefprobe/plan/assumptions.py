@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from prefprobe.activations.memory import gpus_for
 from prefprobe.choices.agreement import SAMPLES
 from prefprobe.numbers import count, listed, rough, rough_dollars, rough_size, rough_tokens
 from prefprobe.plan.model import ModelFacts
@@ -24,8 +25,8 @@ from prefprobe.plan.prompts import CHARACTERS, TEMPLATE_TOKENS
 from prefprobe.plan.shifts import shows
 from prefprobe.plan.standins import CHARACTERS as CHARACTERS_OF_A_TASK
 
-GPU = 80e9
-"""Bytes that the largest common GPUs hold."""
+NODE = 8
+"""GPUs that the largest common nodes have."""
 
 
 def remarks(study: Study, lines: list[Line]) -> list[str]:
@@ -171,13 +172,26 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
         else:
             how = "name says" if model.by_name else "files say"
             yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {rough_size(model.weights)}."
-            if model.weights > GPU:
-                yield (
-                    f"{model.name} is loaded on one GPU whole, and its weights are more than the {rough_size(GPU)} of most: the "
-                    "steps of a GPU stop for want of memory, unless one holds them beside activations."
-                )
+            yield from _memory(model, study.gpu)
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         yield "This machine has no GPU: here the same steps run on the CPU and take far longer."
+
+
+def _memory(model: ModelFacts, gpu: float) -> Iterator[str]:
+    """How many GPUs hold the model, and whether they can."""
+    gpus, held = model.gpus(gpu), model.held
+    if gpus is None or held is None:
+        return
+    least, each = gpus_for(held, gpu), f"{rough_size(gpu)} (--gpu-memory)"
+    if least > gpus or gpus > NODE:
+        too_many = f", and most nodes have {NODE} at most" if gpus > NODE else ""
+        yield (
+            f"{model.name}: its weights take {rough_size(held)}, for which it takes {least} GPUs of {each}"
+            + (f", and model.devices says {gpus}" if least > gpus else too_many)
+            + ": the steps of a GPU stop for want of memory; model.quantisation takes less."
+        )
+    elif gpus > 1:
+        yield f"{model.name}: its weights take {rough_size(held)}, and each node divides its blocks over {gpus} GPUs of {each}."
 
 
 def _storage(study: Study) -> Iterator[str]:
