@@ -668,7 +668,9 @@ def test_the_presets_of_larger_models_are_planned(
     assert ("extract.base" in steps) == based
     said = " ".join(whole["remarks"])
     assert f"{rough(parameters)}, as its name says" in said
-    assert said.count("is loaded on one GPU whole") == (2 if name == "llama3-70b" else 0)
+    assert said.count("divides its blocks over 2 GPUs of 80.0 GB") == (2 if name == "llama3-70b" else 0)
+    assert {step["gpus"] for step in steps.values() if step["node"] == "gpu"} == {2 if name == "llama3-70b" else 1}
+    assert {step["gpus"] for step in steps.values() if step["node"] == "cpu"} == {0}
     load = load_config(PRESETS / f"{name}.yaml")
     assert load.encoders.keys() == {"minilm"}
     assert load.shift.stems == ["category", "targeted", "competing", "persona"]
