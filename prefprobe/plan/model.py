@@ -50,6 +50,8 @@ class ModelFacts:
     """Bytes of its weights on GPUs, in their type or quantised."""
     devices: int | None = None
     """GPUs that its settings ask for."""
+    quantisation: str | None = None
+    """Of its settings."""
 
     def gpus(self, memory: float) -> int | None:
         """How many GPUs of `memory` bytes a node takes for it."""
@@ -83,6 +85,7 @@ def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts
         takes=takes,
         held=None if parameters is None else kept * BYTES[settings.dtype] + (parameters - kept) * each,
         devices=settings.devices,
+        quantisation=settings.quantisation,
     )
 
 
