@@ -266,7 +266,8 @@ def main() -> None:
     slow = bench.way("sorted, padded, from scratch", scratch, deep, way)
     alone = bench.way("compiled, without the system prompt", tails, deep, bench.whole(tails, layers=bench.layers))
     print(
-        f"  {quick / slow:.2f} × sorted; {quick / alone:.2f} × compiled without, of an ideal {ideal:.2f}: {quick / alone / ideal:.3f}"
+        f"  {quick / slow:.2f} × sorted; {quick / alone:.2f} × compiled without, of an ideal {ideal:.2f}: "
+        f"{quick / alone / ideal:.3f}"
     )
 
     instructions, middle, end = (rng.integers(1000, 260000, k).tolist() for k in (60, 5, 6))

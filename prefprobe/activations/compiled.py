@@ -30,6 +30,8 @@ _BLOCK = 128
 """Tokens in a block of FlexAttention's mask."""
 _BACKEND = "inductor"
 Beginning = list[tuple[torch.Tensor, torch.Tensor]]
+Masks = dict[str | None, BlockMask]
+"""By kind of layer; None where there is one kind."""
 
 
 def compile_if_worth(model: LoadedModel, tokens: int) -> None:
@@ -63,26 +65,28 @@ def compiled_blocks(
     """
     config = model.backbone.config
     rules = model.packing.rules.of(max(skip, max(pack.positions) + 1))
-    masks, narrow = (_masks(rules, pack, skip, model.device, which) for which in (None, nodes))
+    devices = model.block_devices[: deepest + 1]
+    masks = {device: _masks(rules, pack, skip, device) for device in {model.device, *devices}}
+    kinds = {id(mask): kind for kind, mask in masks[model.device].items()}
     own = config._attn_implementation
     with ExitStack() as stack:
-        for i, (block, forward) in enumerate(zip(model.blocks[: deepest + 1], model.packing.compiled, strict=False)):
+        for i, (block, device, forward) in enumerate(zip(model.blocks, devices, model.packing.compiled, strict=False)):
             if i == deepest:
-                forward = _of_nodes(block.forward, forward, nodes, len(pack.tokens), masks, narrow)
+                narrow = _masks(rules, pack, skip, device, nodes)
+                forward = _of_nodes(block.forward, forward, nodes, len(pack.tokens), masks[device], narrow)
             block.forward = forward
             stack.callback(delattr, block, "forward")
-            if beginning is not None:
-                hook = block.register_forward_pre_hook(_with(_Keys(*beginning[i])), with_kwargs=True)
-                stack.callback(hook.remove)
+            before = None if beginning is None else _Keys(*beginning[i])
+            hook = block.register_forward_pre_hook(_given(kinds, masks[device], before), with_kwargs=True)
+            stack.callback(hook.remove)
         config._attn_implementation = "flex_attention"
         stack.callback(setattr, config, "_attn_implementation", own)
         stack.enter_context(torch._dynamo.config.patch(recompile_limit=64, specialize_float=True))
-        yield masks
+        yield masks[model.device] if isinstance(rules, dict) else masks[model.device][None]
 
 
-def _of_nodes(own: Any, compiled: Any, nodes: np.ndarray, n: int, masks: Any, narrow: Any) -> Any:
+def _of_nodes(own: Any, compiled: Any, nodes: np.ndarray, n: int, masks: Masks, narrow: Masks) -> Any:
     """A block's forward that computes keys and values of all `n` tokens and the stream of `nodes`."""
-    wide, narrow = (each if isinstance(each, dict) else {None: each} for each in (masks, narrow))
 
     def forward(hidden: torch.Tensor, *more: Any, **given: Any) -> Any:
         rows = to_device(nodes, hidden.device)
@@ -95,7 +99,7 @@ def _of_nodes(own: Any, compiled: Any, nodes: np.ndarray, n: int, masks: Any, na
         keys = _KeysAlone(given.get("past_key_values"))
         with suppress(_Enough):
             own(hidden, *more, **given | {"past_key_values": keys})
-        kind = next(kind for kind, mask in wide.items() if mask is given["attention_mask"])
+        kind = next(kind for kind, mask in masks.items() if mask is given["attention_mask"])
         given = {name: pick(value) for name, value in given.items()}
         given |= {"attention_mask": narrow[kind], "past_key_values": _Keys(*keys.all)}
         return compiled(pick(hidden), *map(pick, more), **given)
@@ -130,16 +134,18 @@ class _Enough(Exception):
     """All that was asked for has been computed."""
 
 
-def _with(before: _Keys) -> Any:
-    def hook(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, kwargs | {"past_key_values": before}
+def _given(kinds: dict[int, Any], masks: Masks, before: _Keys | None) -> Any:
+    """Gives a block the mask of its kind on its device, and its own keys instead of a cache."""
+
+    def hook(_module: Any, args: Any, given: dict[str, Any]) -> Any:
+        return args, given | {"attention_mask": masks[kinds[id(given["attention_mask"])]], "past_key_values": before}
 
     return hook
 
 
-def _masks(rules: Any, pack: Pack, skip: int, device: torch.device, nodes: np.ndarray | None) -> Any:
-    """What a row's tokens may look at, one BlockMask or {kind of layer: one}; with `nodes` what these may, whose own keys come
-    once more behind those of all and are hidden.
+def _masks(rules: Any, pack: Pack, skip: int, device: torch.device, nodes: np.ndarray | None = None) -> Masks:
+    """What a row's tokens may look at; with `nodes` what these may, whose own keys come once more behind those of all and are
+    hidden.
 
     `rules` are `DistanceRules.of`. In depth-first order a node's descendants follow it, so that an ancestor is known by
     where its last descendant ends.
@@ -187,7 +193,7 @@ def _masks(rules: Any, pack: Pack, skip: int, device: torch.device, nodes: np.nd
             compute_q_blocks=False,
         )  # fmt: skip
 
-    return {kind: mask(rule) for kind, rule in rules.items()} if isinstance(rules, dict) else mask(rules)
+    return {kind: mask(rule) for kind, rule in (rules if isinstance(rules, dict) else {None: rules}).items()}
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -55,6 +55,7 @@ class LoadedModel:
     """As transformers made it: the head, and every last step of its logits, are in here."""
     prompts: PromptFormat
     device: torch.device
+    """Where token ids go. Final hidden states are where the last block is, and logits where the head is."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What identifies it, as plain JSON: source, revision, adapter, type, rendering; empty if it was made here."""
     backbone: Any = field(init=False)
@@ -81,8 +82,15 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return next(self.backbone.parameters()).dtype
+        """Type of the weights that are not quantised, and of passes."""
+        return next(
+            p.dtype for p in self.backbone.parameters() if p.is_floating_point()
+        )  # quantised ones are whole numbers
+
+    @property
+    def block_devices(self) -> list[torch.device]:
+        """Where each block lies; what it reads is brought there when it is called (`devices.link`)."""
+        return [next(block.parameters()).device for block in self.blocks]
 
     @property
     def n_layers(self) -> int:

@@ -226,6 +226,7 @@ def _packed(
     tail: int,
 ) -> Passed:
     n, last, hidden = len(sequences), max(tail, 1), None
+    deepest = model.n_layers - 1 if tail else max(layers)
     coming = Coming({layer: np.empty((n, model.width), dtype=np.float32) for layer in layers})
     with torch.inference_mode():
         beginning = _beginning(model, list(sequences[0][:skip]), layers, tail > 0) if skip else None
@@ -233,7 +234,7 @@ def _packed(
             batch, *batched = batched
             try:
                 ends = np.stack([path[-last:] for p in batch for path in p.paths])
-                seen = _run(model, batch, beginning, skip, layers, tail > 0, np.unique(ends))
+                seen = _run(model, batch, beginning, skip, layers, deepest, np.unique(ends), tail > 0)
             except torch.OutOfMemoryError:
                 batched = _smaller(model, sequences, [batch, *batched], skip)
                 continue
@@ -241,7 +242,7 @@ def _packed(
             which = np.array([i for i, p in enumerate(batch) for _ in p.rows])
             deep = np.searchsorted(np.unique(ends), ends) if model.packing.compiled else ends
             for layer in layers:
-                there = ends if tail or layer < max(layers) else deep
+                there = deep if layer == deepest else ends
                 where, at = (to_device(each, seen[layer].device) for each in (which, there[:, -1]))
                 coming.add(layer, rows, seen[layer][where, at].float())
             if tail:
@@ -303,10 +304,11 @@ def _run(
     beginning: Beginning | None,
     skip: int,
     layers: tuple[int, ...],
-    final: bool,
+    deepest: int,
     nodes: np.ndarray,
+    final: bool,
 ) -> dict[int, torch.Tensor]:
-    """What `_capture` keeps of a batch; if blocks are compiled, a batch is one pack, and of the deepest the stream of `nodes`."""
+    """What `_capture` keeps of a batch; if blocks are compiled, it is one pack, and `deepest` gives the stream of `nodes`."""
     size, width = len(batch), max(len(p.tokens) for p in batch)
     tokens = np.zeros((size, width), dtype=np.int64)
     positions = np.zeros((size, width), dtype=np.int64)
@@ -322,7 +324,6 @@ def _run(
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
     with ExitStack() as stack:
         if model.packing.compiled:
-            deepest = model.n_layers - 1 if final else max(layers)
             masks = stack.enter_context(compiled_blocks(model, batch[0], skip, beginning, deepest, nodes))
         else:
             sees = np.zeros((size, width, skip + width), dtype=bool)

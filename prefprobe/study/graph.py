@@ -320,6 +320,8 @@ def _chosen(source: TaskSource) -> list[dict[str, Any]]:
 def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:
     params: dict[str, Any] = {"revision": pins[pin], "dtype": settings.dtype, "chat": settings.chat}
     params |= {"template": settings.template, "date": settings.date.isoformat()}
+    if settings.quantisation:
+        params["quantisation"] = settings.quantisation
     if settings.adapter:
         params["adapter"] = pins[f"{pin}.adapter"]
     return params

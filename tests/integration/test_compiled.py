@@ -53,7 +53,9 @@ def test_compiled_passes_equal_single_ones_and_all_blocks_are_one_function(monke
     model = load_model(SMOLLM2)
     compiled.compile_blocks(model)
     single = [model.prompt_tokens(text) for text in TEXTS]
-    under = [model.prompt_tokens(text, "You hate math and love the sea, and nothing but the sea. " * 12) for text in TEXTS]
+    under = [
+        model.prompt_tokens(text, "You hate math and love the sea, and nothing but the sea. " * 12) for text in TEXTS
+    ]
     assert apart(*both(model, single, layers=[3, 12])) < 1e-4
     assert apart(*both(model, under, layers=[3, 12])) < 1e-4
     assert apart(*both(model, under, tail=2)) < 1e-4
@@ -116,9 +118,8 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(
     again = len(caplog.records)
     forward(model, prompts, layers=[0, 2])
     assert len(caplog.records) == again  # what memory holds is known from then on
-    monkeypatch.setattr(type(model.backbone), "forward", real)
-    with pytest.raises(torch.OutOfMemoryError, match="one prompt"):
-        monkeypatch.setattr(type(model.backbone), "forward", _never)
+    monkeypatch.setattr(type(model.backbone), "forward", _never)
+    with pytest.raises(torch.OutOfMemoryError):  # a prompt is no batch that could be halved
         forward(model, prompts[:1], layers=[0])
 
 
