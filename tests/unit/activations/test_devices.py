@@ -5,6 +5,7 @@ GPUs that are not there are played by fake tensors, which know their device and 
 
 import itertools
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +167,23 @@ def test_every_input_reaches_every_device_once_a_pass(kind: str) -> None:
         counts.append(len(copies))
     assert counts[0] == counts[1], "copies for every block"
     assert (logits.device == GPUS[0]) == (kind != "llama")
+
+
+def test_nothing_of_a_pass_outlives_the_next() -> None:
+    """An id may come again, and memory is short."""
+    model = AutoModelForCausalLM.from_config(KINDS["llama"](4)).eval()
+    two = [torch.device("cpu"), torch.device("cpu", 0)]  # one memory, and two devices to whatever compares them
+    link(model, device_map(model, two, [1e9] * 2))
+
+    def run() -> Any:
+        mask = torch.ones((1, 1, 3, 3), dtype=torch.bool)
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 3), dtype=torch.long), attention_mask=mask, use_cache=False)
+        return weakref.ref(mask)
+
+    first, second = run(), run()
+    assert first() is None
+    assert second() is not None  # kept while its id must not come again
 
 
 def test_three_devices_and_a_model_whose_blocks_need_more_than_a_stream() -> None:
