@@ -194,7 +194,7 @@ def _values(name: str, several: list[str]) -> dict[str, Any]:
         "step": template.step.name if template else None,
         "node": template.node if template else "cpu",
         "request": request,
-        "files": [*several, *(f"{kind}-{what}" for kind in DEFAULTS for what in ("cpu", "memory"))],
+        "files": [*several, *(f"{kind}-{what}" for kind in DEFAULTS for what in ("cpu", "memory")), "model-gpus"],
         "version": __version__,
     }
 

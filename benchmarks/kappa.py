@@ -68,8 +68,8 @@ def main(samples: int, seed: int) -> None:
                     found["low"] is not None and found["high"] is not None and found["low"] <= truth <= found["high"]
                 )
             print(f"kappa {truth:.3f}, {topics} topics, skew {skew:g}, n {n}: {100 * held / samples:.1f} %")
-    for n in (400, 3000):
-        for told in (0.0, 0.1, 0.3, 0.7, 0.95):
+    for n in (200, 400, 3000):
+        for told in (0.0, 0.05, 0.1, 0.3, 0.7, 0.95):
             p = origins(5, 13, told)
             truth, held = true_v(p), 0
             for _ in range(samples):

@@ -30,6 +30,8 @@ def load(
         adapter_revision=adapter_revision,
         dtype=settings.dtype,
         device=settings.device,
+        devices=settings.devices,
+        quantisation=settings.quantisation,
         chat=settings.chat,
         template=settings.template,
         date=settings.date,

@@ -6,7 +6,7 @@ from prefprobe.features.stored import select
 from prefprobe.jobs._model import open_model
 from prefprobe.probes.probe import Probe
 from prefprobe.shift.prompted import prompted_tasks
-from prefprobe.shift.scores import probe_scores
+from prefprobe.shift.scores import SCORES, probe_scores
 from prefprobe.store.formats import parquet_bytes, read_npz
 from prefprobe.study.job import Job, Outputs
 
@@ -29,7 +29,10 @@ def run(job: Job) -> Outputs:
         open_model(job), prompted, [layer], job.store, settings.part, job.progress,
         positions=settings.positions[:1], dtype=settings.dtype,
     )  # fmt: skip
-    scores = pa.concat_tables(probe_scores(select(read_npz(job.store.read_part(name))), probe) for name in parts)
+    scored = [probe_scores(select(read_npz(job.store.read_part(name))), probe) for name in parts]
+    scores = (
+        pa.concat_tables(scored) if scored else SCORES.empty_table()
+    )  # a shard of fewer prompts than there are shards
     return {
         **parts,
         "scores.parquet": parquet_bytes(scores.sort_by([("prompt_id", "ascending"), ("task_id", "ascending")])),

@@ -21,6 +21,14 @@ _LONGEST = 1000  # characters of it; Kubernetes keeps 4096 bytes
 _STORE = click.option(
     "--store", envvar="PREFPROBE_STORE", default="store", show_default=True, help="A folder, or s3://bucket/prefix."
 )
+_GPU_MEMORY = click.option(
+    "--gpu-memory",
+    envvar="PREFPROBE_GPU_MEMORY",
+    type=click.FloatRange(min=0, min_open=True),
+    default=80,
+    show_default=True,
+    help="GB of each GPU, from which follows how many a model takes.",
+)
 _RUN = click.option(
     "--run", "run_id", envvar="PREFPROBE_RUN", required=True, help="The run's id (`prefprobe status` lists them)."
 )
@@ -102,8 +110,9 @@ def run(preset: Path, overrides: tuple[str, ...], run_id: str | None, store: str
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, such as train.max_rounds=2."
 )
 @click.option("--json", "as_json", is_flag=True, help="The same numbers as JSON.")
+@_GPU_MEMORY
 @_STORE
-def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) -> None:
+def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, gpu_memory: float, store: str) -> None:
     """Say what a study will take before anything is spent: requests, tokens, dollars, GPU hours, storage.
 
     The store is only read, and only for inputs of the preset that lie in it. Works without a network.
@@ -116,7 +125,7 @@ def plan(preset: Path, overrides: tuple[str, ...], as_json: bool, store: str) ->
     from prefprobe.plan.table import plan_json, show_plan
     from prefprobe.store.objects import ObjectStore
 
-    study = read_study(load_config(preset, overrides), ObjectStore.open(store))
+    study = read_study(load_config(preset, overrides), ObjectStore.open(store), gpu_memory * 1e9)
     lines = plan_of(study)
     if as_json:
         click.echo(plan_json(study.config.name, lines, remarks(study, lines), shows(study.experiments)), nl=False)
@@ -204,8 +213,11 @@ def taxonomy(preset: Path, sample: int, labels: int, overrides: tuple[str, ...],
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="A folder for what a workflow needs to know of it."
 )
+@_GPU_MEMORY
 @_STORE
-def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Path | None, store: str) -> None:
+def start(
+    preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Path | None, gpu_memory: float, store: str
+) -> None:
     """Pin every source and put the run into the store, for others to run its steps.
 
     In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes, which a workflow
@@ -213,7 +225,7 @@ def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Pat
     """
     from prefprobe.cluster.pod import require_models
     from prefprobe.config import load_config
-    from prefprobe.plan.pods import pod_requests
+    from prefprobe.plan.pods import pod_gpus, pod_requests
     from prefprobe.store.keys import canonical_json
     from prefprobe.study.graph import fan_out
     from prefprobe.study.run import Run
@@ -223,7 +235,7 @@ def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Pat
     if _TERMINATION_LOG in os.environ:
         require_models(config)
     study = Run.create(store, config, run_id or None)
-    requests = pod_requests(config)
+    requests, gpus = pod_requests(config), pod_gpus(config, gpu_memory * 1e9)
     study.save()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -233,6 +245,7 @@ def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Pat
         for holds, request in requests.items():
             (out / f"{holds}-cpu").write_text(str(request.cpu))
             (out / f"{holds}-memory").write_text(f"{request.memory}Gi")
+        (out / "model-gpus").write_text(str(gpus))
     click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes")
 
 

@@ -9,7 +9,6 @@ import io
 import json
 import re
 import string
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from prefprobe.store.formats import read_parquet
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".csv")
 
 _LONGEST = 60
-_MOST = sys.float_info.max
+LARGEST = 3.4028235e38
+"""The largest number of float32, and of a user's numbers: what comes of their squares is finite in float64."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a character beyond U+FFFF, which JSON can spell and no other text can hold."""
@@ -86,12 +86,13 @@ class Record:
             raise self.refusal(column, "a task id without white space around it and without tabs")
         return text
 
-    def number(self, column: str, least: float = -_MOST, most: float = _MOST) -> float:
-        """A cell that is a finite number, from `least` to `most`."""
+    def number(self, column: str, least: float = -LARGEST, most: float = LARGEST) -> float:
+        """A cell that is a finite number, from `least` to `most`; by default one of float32."""
         value = self.cell(column)
         # NaN fails the comparison, and an integer of any length can be compared.
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            within = "a finite number" if (least, most) == (-_MOST, _MOST) else f"a number from {least:g} to {most:g}"
+            bounds = [f"from {least:g}"] * (least != -LARGEST) + [f"to {most:g}"] * (most != LARGEST)
+            within = " ".join(["a number", *bounds]) if bounds else "a finite number within float32"
             raise self.refusal(column, within)
         return float(value)
 

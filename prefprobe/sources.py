@@ -138,6 +138,7 @@ def cached(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    _require_id(repository)
     asked: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
     asked |= {} if patterns is None else {"allow_patterns": list(patterns)}
     try:
@@ -147,7 +148,10 @@ def cached(
 
 
 def hub_commit(source: str, revision: str | None, kind: Literal["model", "dataset"] = "model") -> str:
-    """The commit of a hub repository now, or the one that `revision` names. Raises as `download` does."""
+    """The commit of a hub repository now, or the one that `revision` names. Raises as `download` does, and BadConfig for
+    what can be no id.
+    """
+    _require_id(source)
     if revision and _COMMIT.fullmatch(revision):
         return revision
     known = f"{source}: no such local folder, and " if kind == "model" else f"{source}: "
@@ -171,6 +175,20 @@ def hub_commit(source: str, revision: str | None, kind: Literal["model", "datase
     if kind == "model" and info.siblings:
         _require_safetensors(source, (file.rfilename for file in info.siblings))
     return str(info.sha)
+
+
+def _require_id(repository: str) -> None:
+    try:
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
+    except ImportError:
+        return
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise BadConfig(
+            f"{repository!r} is no id of the hub, which are owner/name in letters, digits, `-`, `_` and `.`; correct it, or name "
+            "what is on this machine."
+        ) from error
 
 
 def _is_final(status: int) -> bool:

@@ -178,6 +178,8 @@ def _plant(monkeypatch: pytest.MonkeyPatch, engine: PlantedEngine) -> None:
         positions: Sequence[str],
         dtype: Dtype,
     ) -> dict[str, Output]:
+        if not rows:
+            return {}
         arrays: dict[str, np.ndarray] = {}
         for k, position in enumerate(positions):  # of further ones each has noise of its own
             for layer in layers:

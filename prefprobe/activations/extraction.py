@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import Passed, Span, check_model, forward
 from prefprobe.errors import BadConfig
@@ -174,6 +175,7 @@ def extract(
     progress.start(len(rows), "prompts", saved)
     progress.check_stop()
     check_model(model)
+    compile_if_worth(model, sum(map(len, tokens)))
     longest = max(range(len(rows)), key=lambda i: len(tokens[i]), default=None)
     if longest is not None and model.context is not None and len(tokens[longest]) > model.context:
         raise BadConfig(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.hooks import remove_hook_from_submodules
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -17,14 +18,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    BitsAndBytesConfig,
 )
 from transformers.utils import logging as transformers_logging
 
 from prefprobe.activations.adapters import merged
+from prefprobe.activations.devices import chained, placed
 from prefprobe.activations.model import LoadedModel, stack_of
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.settings.model import DATE
+from prefprobe.settings.model import DATE, NOT_MERGED
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _UNREADABLE = (
@@ -53,20 +56,25 @@ def load_model(
     adapter_revision: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int | None = None,
+    quantisation: Literal["8bit", "4bit"] | None = None,
     chat: bool = True,
     template: Mapping[str, Any] | None = None,
     date: datetime.date = DATE,
     untrained_seed: int | None = None,
 ) -> LoadedModel:
-    """Load a causal language model, merge its LoRA adapter, and move it to the device.
+    """Load a causal language model onto its device or devices, and merge its LoRA adapter.
 
     `source` and `adapter` are a hub id, a local folder, a GGUF file (the source alone) or `package:NAME/PATH`; a revision
-    is a hub commit, the newest one if not given. Without `chat` prompts are bare text, as base models read them;
-    `template` are arguments of the chat template, and `date` is what it prints as today's. With
-    `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
-    Raises BadConfig for a source that is not a loadable model or whose chat template cannot be used, TemporaryFailure for a
-    device that is lost.
+    is a hub commit, the newest one if not given. Blocks are divided over `devices` GPUs; if not given, over all that are
+    visible where one does not hold the weights. `quantisation` is by bitsandbytes: LLM.int8() or NF4. Without `chat`
+    prompts are bare text, as base models read them; `template` are arguments of the chat template, and `date` is what it
+    prints as today's. With `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
+    Raises BadConfig for a source that is not a loadable model or whose chat template cannot be used, for an adapter of
+    quantised weights, and where memory is too small; TemporaryFailure for devices that are not there.
     """
+    if adapter is not None and quantisation is not None:
+        raise BadConfig(f"{source}: {NOT_MERGED}.")
     on = _device(device)
     revision = revision_now(source) if revision is None else revision
     folder = _safetensors_folder(fetch(source, revision))
@@ -75,41 +83,50 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         auto = _auto_class(source, config)
+        if quantisation is not None and hasattr(config, "quantization_config"):
+            raise BadConfig(f"{source}: its weights are quantised already; leave out model.quantisation.")
+        places = placed(source, lambda: auto.from_config(config, dtype=kind), on, devices, quantisation)
+        how = {"dtype": kind, "device_map": places, "quantization_config": _quantised(quantisation, kind)}
+        how |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         if untrained_seed is None:
-            model = _whole(
-                source,
-                *auto.from_pretrained(
-                    folder,
-                    dtype=kind,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                ),
-            )
-        else:
+            model = _whole(source, *auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **how))
+        else:  # drawn on the CPU, so that every device has the same weights
             torch.manual_seed(untrained_seed)
             model = auto.from_config(config, dtype=kind)
-    except torch.OutOfMemoryError:
+            if places is not None and (len(places) > 1 or quantisation is not None):
+                drawn = {"config": config, "state_dict": model.state_dict()}
+                model = _whole(source, *type(model).from_pretrained(None, **drawn, **how))
+            elif places is not None:
+                model = model.to(on)
+    except torch.OutOfMemoryError as error:
+        raise BadConfig(
+            f"{source}: the model does not fit on {on}; use a larger GPU, several (model.devices), bfloat16 or "
+            "model.quantisation."
+        ) from error
+    except BadConfig:
         raise
     except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
+    if places is not None and len(places) > 1:
+        remove_hook_from_submodules(model)  # accelerate's own bring every input to every block anew
+        chained(source, model, on)
     if adapter is not None and untrained_seed is None:
         model = merged(model, adapter, adapter_revision or revision_now(adapter))
     try:
         prompts = PromptFormat(tokenizer, chat=chat, template=template, day=date)
     except BadConfig as error:
         raise BadConfig(f"{source}: {error}") from error
-    try:
-        model = model.to(on).eval()
-    except torch.OutOfMemoryError as error:
-        raise BadConfig(f"{source}: the model does not fit on {on}; use a larger GPU or bfloat16.") from error
-    model.requires_grad_(False)
+    model.eval().requires_grad_(False)
     origin: dict[str, Any] = {"source": source, "revision": revision, "dtype": dtype, "untrained_seed": untrained_seed}
+    if quantisation is not None:
+        origin["quantisation"] = quantisation
     origin |= {"adapter": adapter, "adapter_revision": adapter_revision}
     origin |= {"chat": chat, "template": dict(template or {}), "date": date.isoformat()}
-    return LoadedModel(model, prompts, on, origin)
+    loaded = LoadedModel(model, prompts, on, origin)
+    if quantisation == "8bit":
+        loaded.set_apart(0, "LLM.int8() rounds what a prompt gives by all tokens that go through with it")
+    return loaded
 
 
 def _whole(source: str, model: Any, info: Mapping[str, Any]) -> Any:
@@ -152,6 +169,16 @@ def _device(name: str) -> torch.device:
             "device: cuda was asked for, and this node has no usable GPU; another node may have one."
         )
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def _quantised(quantisation: str | None, kind: Any) -> Any:
+    """How transformers is told; what is not a matrix of a linear layer stays as it is, and so does the head."""
+    if quantisation is None:
+        return None
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says of every layer that activations are rounded
+    if quantisation == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=kind)
 
 
 def _safetensors_folder(path: Path) -> Path:

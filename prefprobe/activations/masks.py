@@ -21,13 +21,15 @@ class DistanceRules:
         self._config = config
         self._rules: dict[int, Any] = {}
 
-    def masks(self, sees: torch.Tensor, positions: torch.Tensor, keys: torch.Tensor, dtype: torch.dtype) -> Any:
+    def masks(
+        self, sees: torch.Tensor, positions: torch.Tensor, keys: torch.Tensor, length: int, dtype: torch.dtype
+    ) -> Any:
         """The attention mask of a packed pass, one or {kind of layer: one}, each (batch, 1, queries, keys).
 
         `sees` (batch, queries, keys) says which token is an ancestor of which; `positions` (batch, queries) and `keys`
-        (batch, keys) are places in the prompts. Raises NotPackable if a layer does not attend by positions.
+        (batch, keys) are places in the prompts, below `length`. Raises NotPackable if a layer does not attend by positions.
         """
-        rules = self._of(int(max(positions.max(), keys.max())) + 1)
+        rules = self.of(length)
         if isinstance(rules, dict):
             return {kind: self._mask(rule, sees, positions, keys, dtype) for kind, rule in rules.items()}
         return self._mask(rules, sees, positions, keys, dtype)
@@ -47,8 +49,10 @@ class DistanceRules:
         hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=sees.device)
         return torch.where(sees, hidden.new_zeros(()), hidden)[:, None]
 
-    def _of(self, length: int) -> Any:
-        """(length, length) bool for each kind of layer; None for one that looks at all that came before."""
+    def of(self, length: int) -> Any:
+        """Which of (length, length) positions may look at which, one or {kind of layer: one}; None for one that looks at all
+        that came before. Raises NotPackable if a layer does not attend by positions.
+        """
         length = -(-length // _STEP) * _STEP
         if length not in self._rules:
             whole = create_masks_for_generate(

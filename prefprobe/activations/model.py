@@ -24,18 +24,26 @@ class Packing:
     rules: DistanceRules
     named: frozenset[int]
     """Every whole number in the configuration."""
-    exact_to: dict[tuple[bool, int, int], int] = field(default_factory=dict)
-    """{(whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a pack, as a number of bits,
-    the deepest block that was read): tokens up to which packed values were compared with the model's own}."""
+    exact_to: dict[tuple[bool, bool, int, int], int] = field(default_factory=dict)
+    """{(whether blocks were compiled, whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a
+    pack, as a number of bits, the deepest block that was read): tokens up to which packed values were compared with the
+    model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
     checked: bool = False
     """Whether what is read off the model was compared with what it says of itself."""
+    compiled: Sequence[Any] = ()
+    """The compiled forward of every block; empty as long as none is."""
+    compilable: bool = True
+    most_tokens: float = math.inf
+    """Tokens in a batch that memory holds, as far as is known."""
+    beginning: tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=lambda: ([], []))
+    """The beginning that was computed last: its tokens, and keys and values of every block."""
 
-    def compared(self, shared: bool, gap: int, deepest: int) -> int:
+    def compared(self, compiled: bool, shared: bool, gap: int, deepest: int) -> int:
         """Tokens up to which values of such passes were compared; packs that are laid out wider serve for narrower ones."""
-        same = (n for (s, g, d), n in self.exact_to.items() if (s, d) == (shared, deepest) and g >= gap)
+        same = (n for (*way, g, d), n in self.exact_to.items() if (*way, d) == (compiled, shared, deepest) and g >= gap)
         return max(same, default=0)
 
 
@@ -47,6 +55,7 @@ class LoadedModel:
     """As transformers made it: the head, and every last step of its logits, are in here."""
     prompts: PromptFormat
     device: torch.device
+    """Where token ids go. Final hidden states are where the last block is, and logits where the head is."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """What identifies it, as plain JSON: source, revision, adapter, type, rendering; empty if it was made here."""
     backbone: Any = field(init=False)
@@ -73,8 +82,15 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return next(self.backbone.parameters()).dtype
+        """Type of the weights that are not quantised, and of passes."""
+        return next(
+            p.dtype for p in self.backbone.parameters() if p.is_floating_point()
+        )  # quantised ones are whole numbers
+
+    @property
+    def block_devices(self) -> list[torch.device]:
+        """Where each block lies; what it reads is brought there when it is called (`devices.link`)."""
+        return [next(block.parameters()).device for block in self.blocks]
 
     @property
     def n_layers(self) -> int:

@@ -49,6 +49,15 @@ def pack(sequences: Sequence[Sequence[int]], skip: int, capacity: int) -> list[P
     return packs
 
 
+def even_packs(sequences: Sequence[Sequence[int]], skip: int, about: int) -> list[Pack]:
+    """Packs of nearly the same size, of `about` so many nodes, or one smaller one."""
+    nodes = sum(len(p.tokens) for p in pack(sequences, skip, sum(map(len, sequences))))
+    n = max(1, round(nodes / about))
+    return (
+        pack(sequences, skip, nodes // n + max(map(len, sequences)) - skip) if n > 1 else pack(sequences, skip, nodes)
+    )
+
+
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
     n = 0
     for x, y in zip(a, b, strict=False):

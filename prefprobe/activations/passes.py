@@ -6,16 +6,24 @@ the model's own pass of one prompt alone, before any of them is returned; where 
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from prefprobe.activations.coming import Coming
+from prefprobe.activations.compiled import (
+    COMPILED_TOKENS,
+    Beginning,
+    compiled_blocks,
+    do_not_compile,
+    to_device,
+)
 from prefprobe.activations.masks import NotPackable
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.packing import Pack, batches, pack, shared_beginning
+from prefprobe.activations.packing import Pack, batches, even_packs, pack, shared_beginning
 from prefprobe.errors import BadConfig
 
 _log = logging.getLogger(__name__)
@@ -84,36 +92,48 @@ def forward(
         return _one_by_one(model, sequences, spans, *wanted)
     first = min(start for each in spans for start, _ in each)
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1), first)  # of the beginning nothing is kept
-    if pack_tokens is None:
-        pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
-    packs = pack(sequences, skip, pack_tokens)
+    compiled, most = bool(model.packing.compiled), model.packing.most_tokens
+    if compiled:
+        packs = even_packs(sequences, skip, int(min(COMPILED_TOKENS, most)))
+        batched = [[each] for each in packs]
+    else:
+        if pack_tokens is None:
+            pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
+        packs = pack(sequences, skip, int(min(pack_tokens, most)))
+        batched = list(batches(packs, int(min(batch_tokens, most))))
     gaps = {
         row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
     }
     farthest = max(gaps, key=lambda row: gaps[row])
-    regime = skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
+    regime = compiled, skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
     compared = model.packing.compared(*regime)
+    why = ""
     try:
-        result = _packed(model, sequences, spans, packs, skip, *wanted, batch_tokens)
+        result = _packed(model, sequences, spans, batched, skip, *wanted)
     except torch.OutOfMemoryError:
         raise
     except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
         if compared:
             raise
         _log.debug("packed pass", exc_info=True)
-        model.set_apart(0, "its layers take no packed pass")
-        return _one_by_one(model, sequences, spans, *wanted)
-    if _is_new(model, longest, compared):
+        why, apart_from = f"its layers take no {'compiled' if compiled else 'packed'} pass", 0
+    else:
+        if not _is_new(model, longest, compared):
+            return result
         some = {lengths.index(longest), farthest}
         rows = sorted(some if compared else some | {lengths.index(min(lengths))})
         own = _one_by_one(model, [sequences[i] for i in rows], [spans[i] for i in rows], *wanted)
         apart = _difference(result, rows, own)
-        if not apart < tolerance(model):
-            _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
-            model.set_apart(longest, "packed values are not its own")
-            return _one_by_one(model, sequences, spans, *wanted)
-        model.packing.exact_to[regime] = longest
-    return result
+        if apart < tolerance(model):
+            model.packing.exact_to[regime] = longest
+            return result
+        _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
+        why, apart_from = "packed values are not its own", longest
+    if compiled:
+        do_not_compile(model, why)
+        return forward(model, sequences, layers=layers, tail=tail, spans=spans)
+    model.set_apart(apart_from, why)
+    return _one_by_one(model, sequences, spans, *wanted)
 
 
 def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
@@ -208,11 +228,11 @@ def _one_by_one(
     ends = []
     with torch.inference_mode():
         for row, sequence in enumerate(sequences):
-            read = _reader(model.device, [0], [[np.arange(*span) for span in spans[row]]])
+            places = [np.arange(*span) for span in spans[row]]
             with _capture(model, layers, final=tail > 0) as seen:
                 model.model(input_ids=torch.tensor([list(sequence)], device=model.device), use_cache=False)
             for layer in layers:
-                kept[layer][row] = read(seen[layer])[0]
+                kept[layer][row] = _means(seen[layer], np.zeros(1, dtype=np.int64), places)[0].cpu().numpy()
             if tail:
                 ends.append(seen[_FINAL][0, -tail:].float())
     return Passed(kept, torch.stack(ends) if tail else None, alone=True)
@@ -222,96 +242,144 @@ def _packed(
     model: LoadedModel,
     sequences: Sequence[Sequence[int]],
     spans: Sequence[Sequence[Span]],
-    packs: list[Pack],
+    batched: list[list[Pack]],
     skip: int,
     layers: tuple[int, ...],
     tail: int,
-    batch_tokens: int,
 ) -> Passed:
-    n, d, last, hidden = len(sequences), model.width, max(tail, 1), None
-    kept = {layer: np.empty((n, len(spans[0]), d), dtype=np.float32) for layer in layers}
+    n, last, hidden = len(sequences), max(tail, 1), None
+    deepest = model.n_layers - 1 if tail else max(layers)
+    coming = Coming({layer: np.empty((n, len(spans[0]), model.width), dtype=np.float32) for layer in layers})
     with torch.inference_mode():
-        prefix = _prefix_cache(model, sequences[0][:skip], layers, tail > 0) if skip else None
-        for batch in batches(packs, batch_tokens):
-            rows = [row for p in batch for row in p.rows]
+        beginning = _beginning(model, list(sequences[0][:skip]), layers, tail > 0) if skip else None
+        while batched:
+            batch, *batched = batched
+            rows = np.array([row for p in batch for row in p.rows])
+            which = np.array([i for i, p in enumerate(batch) for _ in p.rows])
             paths = [path for p in batch for path in p.paths]
-            where = [i for i, p in enumerate(batch) for _ in p.rows]
-            places = [[p[a - skip : b - skip] for a, b in spans[row]] for row, p in zip(rows, paths, strict=True)]
-            read = _reader(model.device, where, places)
-            with _capture(model, layers, final=tail > 0) as seen:
-                _run(model, batch, prefix, skip)
+            places = [path[a - skip : b - skip] for row, path in zip(rows, paths, strict=True) for a, b in spans[row]]
+            ends = np.stack([path[-last:] for path in paths])
+            nodes = np.unique(np.concatenate([ends.ravel(), *places]))
+            try:
+                seen = _run(model, batch, beginning, skip, layers, deepest, nodes, tail > 0)
+            except torch.OutOfMemoryError:
+                batched = _smaller(model, sequences, [batch, *batched], skip)
+                continue
+            narrow = nodes if model.packing.compiled else np.arange(nodes[-1] + 1)
             for layer in layers:
-                kept[layer][rows] = read(seen[layer])
+                at = [np.searchsorted(narrow, each) for each in places] if layer == deepest else places
+                coming.add(layer, rows, _means(seen[layer], which, at))
             if tail:
-                ends = torch.tensor(np.stack([path[-last:] for path in paths]), device=model.device)
-                final = seen[_FINAL][torch.tensor(where, device=model.device)[:, None], ends].float()
+                deep = np.searchsorted(narrow, ends)
+                where, at, to = (to_device(each, seen[_FINAL].device) for each in (which[:, None], deep, rows))
+                final = seen[_FINAL][where, at].float()
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
-                hidden[torch.tensor(rows, device=model.device)] = final
-    return Passed(kept, hidden)
+                hidden[to] = final
+    return Passed(coming.all(), hidden)
 
 
-def _reader(
-    device: torch.device, where: Sequence[int], places: Sequence[Sequence[np.ndarray]]
-) -> Callable[[torch.Tensor], np.ndarray]:
-    """Reads a stream (batch, tokens, d) as (n, k, d) float32: of sequence i, which lies in row where[i] of the batch, the
-    mean over each of k lists of places.
+def _means(stream: torch.Tensor, which: np.ndarray, places: Sequence[np.ndarray]) -> torch.Tensor:
+    """Of a stream (batch, tokens, d) the means over `places`, (n, k, d) float32: k of them for each of n sequences, of which
+    the i-th lies in row which[i] of the batch.
     """
-    lengths = [len(some) for each in places for some in each]
-    row = torch.tensor(np.repeat(np.repeat(where, len(places[0])), lengths), device=device)
-    place = torch.tensor(np.concatenate([some for each in places for some in each]), device=device)
-    sizes = torch.tensor(lengths, device=device)
-
-    def read(stream: torch.Tensor) -> np.ndarray:
-        values = stream[row, place].float()
-        if len(values) > len(lengths):
-            values = torch.segment_reduce(values, "mean", lengths=sizes, axis=0)  # in order, so that it repeats
-        return np.asarray(values.view(len(places), len(places[0]), -1).cpu().numpy())
-
-    return read
+    k, lengths = len(places) // len(which), np.array([len(each) for each in places])
+    row, place = np.repeat(np.repeat(which, k), lengths), np.concatenate(places)
+    values = stream[to_device(row, stream.device), to_device(place, stream.device)].float()
+    if len(values) > len(lengths):  # in order, so that it repeats
+        values = torch.segment_reduce(values, "mean", lengths=to_device(lengths, stream.device), axis=0)
+    return values.view(len(which), k, -1)
 
 
-def _prefix_cache(
-    model: LoadedModel, tokens: Sequence[int], layers: tuple[int, ...], final: bool
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _smaller(
+    model: LoadedModel, sequences: Sequence[Sequence[int]], batched: list[list[Pack]], skip: int
+) -> list[list[Pack]]:
+    """The same packs in batches of at most half the first one's tokens, and so from now on.
+
+    Raises OutOfMemoryError if the first is one prompt.
+    """
+    tokens = _places(batched[0])
+    rows = [row for p in batched[0] for row in p.rows]
+    if len(rows) == 1:
+        raise torch.OutOfMemoryError(f"one prompt of {len(sequences[rows[0]])} tokens does not fit in memory")
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    model.packing.most_tokens = most = tokens // 2
+    _log.warning("out of memory in a batch of %d tokens; going on with %d", tokens, most)
+    smaller: list[list[Pack]] = []
+    for batch in batched:
+        if _places(batch) <= most:
+            smaller.append(batch)
+            continue
+        rows = [row for p in batch for row in p.rows]
+        packs = pack([sequences[row] for row in rows], skip, min(most, max(len(p.tokens) for p in batch)))
+        for p in packs:
+            p.rows = [rows[i] for i in p.rows]
+        smaller += [[p] for p in packs] if model.packing.compiled else batches(packs, most)
+    return smaller
+
+
+def _places(batch: list[Pack]) -> int:
+    return len(batch) * max(len(p.tokens) for p in batch)
+
+
+def _beginning(model: LoadedModel, tokens: list[int], layers: tuple[int, ...], final: bool) -> Beginning:
     """Keys and values of the beginning that all prompts share, of the blocks up to the deepest of `layers`, or of all."""
-    cache = DynamicCache()
-    with _capture(model, layers, final):
-        ids = torch.tensor([list(tokens)], device=model.device)
-        model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    deep = model.n_layers if final else max(layers) + 1
+    if model.packing.beginning[0] != tokens or len(model.packing.beginning[1]) < deep:
+        cache = DynamicCache()
+        with _capture(model, layers, final):
+            ids = torch.tensor([tokens], device=model.device)
+            model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+        model.packing.beginning = tokens, [(layer.keys, layer.values) for layer in cache.layers]
+    return model.packing.beginning[1]
 
 
 def _run(
-    model: LoadedModel, batch: list[Pack], prefix: list[tuple[torch.Tensor, torch.Tensor]] | None, skip: int
-) -> None:
+    model: LoadedModel,
+    batch: list[Pack],
+    beginning: Beginning | None,
+    skip: int,
+    layers: tuple[int, ...],
+    deepest: int,
+    nodes: np.ndarray,
+    final: bool,
+) -> dict[int, torch.Tensor]:
+    """What `_capture` keeps of a batch; if blocks are compiled, it is one pack, and `deepest` gives the stream of `nodes`."""
     size, width = len(batch), max(len(p.tokens) for p in batch)
     tokens = np.zeros((size, width), dtype=np.int64)
     positions = np.zeros((size, width), dtype=np.int64)
-    sees = np.zeros((size, width, skip + width), dtype=bool)
-    sees[:, :, :skip] = True
-    sees[:, np.arange(width), skip + np.arange(width)] = True  # an empty place at the end sees itself, to stay finite
     for i, p in enumerate(batch):
         tokens[i, : len(p.tokens)] = p.tokens
         positions[i, : len(p.tokens)] = p.positions
-        for path in p.paths:
-            sees[i][np.ix_(path, skip + path)] |= np.tri(len(path), dtype=bool)
+    ids, places = (to_device(each, model.device) for each in (tokens, positions))
+    length = max(skip, int(positions.max()) + 1)
     cache = None
-    if prefix is not None:
+    if beginning is not None:
         cache = DynamicCache()
-        for index, (keys, values) in enumerate(prefix):
+        for index, (keys, values) in enumerate(beginning):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
-    places = torch.from_numpy(positions).to(model.device)
-    key_places = torch.cat([torch.arange(skip, device=model.device).expand(size, -1), places], dim=1)
-    model.backbone(
-        input_ids=torch.from_numpy(tokens).to(model.device),
-        position_ids=places,
-        attention_mask=model.packing.rules.masks(
-            torch.from_numpy(sees).to(model.device), places, key_places, model.dtype
-        ),
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
+    with ExitStack() as stack:
+        if model.packing.compiled:
+            masks = stack.enter_context(compiled_blocks(model, batch[0], skip, beginning, deepest, nodes))
+        else:
+            sees = np.zeros((size, width, skip + width), dtype=bool)
+            sees[:, :, :skip] = True
+            sees[:, np.arange(width), skip + np.arange(width)] = True  # an empty place sees itself, to stay finite
+            for i, p in enumerate(batch):
+                for path in p.paths:
+                    sees[i][np.ix_(path, skip + path)] |= np.tri(len(path), dtype=bool)
+            key_places = torch.cat([torch.arange(skip, device=model.device).expand(size, -1), places], dim=1)
+            masks = model.packing.rules.masks(to_device(sees, model.device), places, key_places, length, model.dtype)
+        seen = stack.enter_context(_capture(model, layers, final))
+        model.backbone(
+            input_ids=ids,
+            position_ids=places,
+            attention_mask=masks,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    return seen
 
 
 _FINAL = -1

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model, forward
 from prefprobe.activations.prompts import Asked
@@ -16,6 +17,8 @@ from prefprobe.store.keys import canonical_json
 
 _ROWS = 256
 """Answers read at once: in float64 a vocabulary of 262,000 takes 2 MB a position."""
+_LETTERS = 4
+"""Letters of a token, about."""
 
 
 class LocalEngine:
@@ -52,6 +55,8 @@ class LocalEngine:
 
     def answer(self, questions: Sequence[Question], save: Save) -> None:
         """See `Engine.answer`. Parts are cut at fixed places: the last digits of an answer depend on its neighbours."""
+        letters = sum(len(q.first) + len(q.second) + len(q.system or "") for q in questions)
+        compile_if_worth(self._model, letters // _LETTERS)
         for start in range(0, len(questions), self._part):
             part = questions[start : start + self._part]
             by_system: dict[str | None, list[Question]] = {}

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from prefprobe.findings import published
 from prefprobe.findings.rules import ABSENT, CONSISTENT, INCONCLUSIVE, NOT_ESTIMABLE, STRONGER, TEXT, WEAKER
 from prefprobe.numbers import interval, listed, number, signed
@@ -28,9 +30,9 @@ def answer(model: str, claims: list[dict[str, Any]]) -> str:
     A claim that is present by itself and not after Holm's adjustment is said not to be shown.
     """
     by_id = {claim["id"]: claim for claim in claims}
-    encoder = next(
-        (c for id_, c in by_id.items() if id_.startswith("heldout_above_") and "encoder" in c["detail"]), None
-    )
+    encoders = [c for id_, c in by_id.items() if id_.startswith("heldout_above_") and "encoder" in c["detail"]]
+    # of several the one that the probe stands least above: what is said of an encoder is to hold for all
+    encoder = min(encoders, key=lambda c: (c["holds"], -np.inf if c["value"] is None else c["value"]), default=None)
     clauses = [
         f"in {model}, a linear probe of activations {_said(by_id['heldout_raw'], _HELD_OUT, 'r = ')}",
         f"it {_said(by_id['cross_topic'], _TOPICS, 'mean r = ')}",

@@ -11,7 +11,7 @@ from prefprobe.findings.published import Shown
 from prefprobe.numbers import interval, number, p_value, signed
 from prefprobe.probes.intervals import fisher
 from prefprobe.shift.power import SMALLEST as SMALLEST_R
-from prefprobe.shift.statistics import MIN_POINTS, SIGNAL, SMALL
+from prefprobe.shift.statistics import MIN_POINTS, SIGNAL, SMALL, STILL
 
 CONSISTENT = "consistent with the published result"
 WEAKER = "present, weaker than published"
@@ -130,8 +130,10 @@ def judge_shift(experiment: dict[str, Any], published: Shown | None) -> Judged:
     if not experiment["estimable"]:
         return Judged(NOT_ESTIMABLE, experiment["why"])
     corrected, on_target, advantage = (experiment[name] for name in ("corrected", "on_target", "advantage"))
-    if corrected is None or corrected["pearson"] is None:
+    if corrected is None:
         return Judged(NOT_ESTIMABLE, experiment["why_not_corrected"])
+    if corrected["pearson"] is None:
+        return Judged(NOT_ESTIMABLE, STILL)
     permuted = {"value": corrected["p"], "permutations": experiment["permutations"]}
     judged = judge(corrected["pearson"], "r", published, permuted=permuted, compared=on_target["pearson"])
     if judged.label not in HOLDS:
@@ -185,7 +187,9 @@ def _p(estimate: dict[str, Any], quantity: str) -> float:
 def _expected(estimate: dict[str, Any], quantity: str, published: Shown) -> tuple[float, float]:
     reach = float(stdtrit(estimate["df"], 0.975)) * float(np.hypot(estimate["se"], published.se))
     low, high = (_scaled(quantity, published.value) + sign * reach for sign in (-1, 1))
-    return (float(np.tanh(low)), float(np.tanh(high))) if quantity == "r" else (low, high)
+    if quantity == "r":
+        return float(np.tanh(low)), float(np.tanh(high))
+    return (max(0.0, low), min(1.0, high)) if quantity == "accuracy" else (low, high)
 
 
 def _significant(permuted: dict[str, Any]) -> bool:

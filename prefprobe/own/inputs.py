@@ -13,7 +13,7 @@ from prefprobe.choices.log import comparisons
 from prefprobe.errors import BadConfig, InputMissing
 from prefprobe.features.feature_files import read_features
 from prefprobe.features.matrix import Features
-from prefprobe.records import Columns, Record, read_records
+from prefprobe.records import LARGEST, Columns, Record, read_records
 from prefprobe.thurstonian.choice_files import read_choices
 from prefprobe.thurstonian.comparisons import Comparisons
 
@@ -161,13 +161,20 @@ def _require(measured: Mapping[str, Record], have: Mapping[str, object], what: s
 def _require_finite(features: Features, rows: Iterable[int], path: Path) -> None:
     used = np.array(sorted(rows))
     for layer, values in features.layers.items():
-        bad = ~np.isfinite(values[used]).all(axis=1)
+        bad = beyond(values[used])
         if bad.any():
             id_ = str(features.ids[used[int(bad.argmax())]])
             raise BadConfig(
-                f"{path.name}: `layer_{layer}` of task {id_!r} is not finite ({int(bad.sum())} such tasks), expected numbers; "
+                f"{path.name}: `layer_{layer}` of task {id_!r} is not finite ({int(bad.sum())} such tasks), expected numbers "
+                "within float32; "
                 "extract its activations again, or remove the task from the utilities."
             )
+
+
+def beyond(values: np.ndarray) -> np.ndarray:
+    """Which rows of `values` (n, d) hold a number that is not finite, or beyond float32."""
+    extremes = np.stack([values.min(axis=1), values.max(axis=1)]).astype(np.float64)
+    return np.asarray(~(np.abs(extremes) <= LARGEST).all(axis=0))
 
 
 def _digest(path: Path) -> str:

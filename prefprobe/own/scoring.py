@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from prefprobe.errors import BadConfig
 from prefprobe.features.feature_files import read_features
+from prefprobe.own.inputs import beyond
 from prefprobe.probes.probe import Probe, Target
 from prefprobe.store.formats import csv_bytes
 from prefprobe.store.new_files import require_new_file, write_file
@@ -30,11 +30,11 @@ def score_features(probe: Path, features: Path, out: Path | None, target: Target
             f"{features.name}: `layer_{read.layer}` has {X.shape[1]} columns, expected {len(read.w)} as the probe in {probe} "
             "reads; give features of the model that it was trained on."
         )
-    bad = ~np.isfinite(X).all(axis=1)
+    bad = beyond(X)
     if bad.any():
         raise BadConfig(
             f"{features.name}: `layer_{read.layer}` of task {str(found.ids[int(bad.argmax())])!r} is not finite "
-            f"({int(bad.sum())} such tasks), expected numbers; extract its activations again, or remove it."
+            f"({int(bad.sum())} such tasks), expected numbers within float32; extract its activations again, or remove it."
         )
     table = csv_bytes(pa.table({"task_id": pa.array(found.ids.tolist(), pa.string()), "score": read.score(X)}))
     if out is None:

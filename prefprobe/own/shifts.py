@@ -11,7 +11,7 @@ from prefprobe.numbers import listed
 from prefprobe.probes.metrics import pearson
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.shift.points import POINTS
-from prefprobe.shift.statistics import shift_statistics, sign_agreement
+from prefprobe.shift.statistics import STILL, shift_statistics, sign_agreement
 from prefprobe.store.formats import json_bytes
 from prefprobe.store.new_files import require_new_file, write_file
 
@@ -23,11 +23,13 @@ _COLUMNS = Columns(
 )
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _NO_TARGETS = "Neither a column on_target nor sign says which points are on target: these are of all points."
-_NO_GRID = "p permutes whole prompts and tasks, which takes a point of every task under every prompt."
+_NO_GRID = (
+    "p permutes whole prompts and tasks, which takes a point of every task under every prompt; without those that lack some, "
+    "fewer than half of the points are left."
+)
 _FEW = "An interval takes three prompts and three tasks, and points that vary whichever of them is left out."
 _NO_NOISE = "There is neither a neutral point nor dp_se, so the noise was not measured, and nothing stands above it."
 _NO_ENCODER = "No point has ds_encoder, so it is not known whether scores say more than the prompt's text."
-_STILL = "Less their prompts' off-target means, Δp or a Δs is the same at all points."
 
 
 def shift_stats(points: Path, out: Path, seed: int) -> str:
@@ -146,12 +148,12 @@ def _not_corrected(statistics: dict[str, Any]) -> dict[str, str]:
     known, advantage = _correlation(statistics["corrected"]), statistics["advantage"]
     found = {}
     if known["pearson"] is None:
-        found = {f"corrected.{key}": _STILL for key in ("pearson", "spearman", "p")}
+        found = {f"corrected.{key}": STILL for key in ("pearson", "spearman", "p")}
     else:
         found |= {"corrected.p": _NO_GRID} if known["p"] is None else {}
         found |= {"corrected.low": _FEW, "corrected.high": _FEW} if known["low"] is None else {}
     if advantage is None:
-        found["advantage"] = _NO_ENCODER if statistics["encoder"] is None else _STILL
+        found["advantage"] = _NO_ENCODER if statistics["encoder"] is None else STILL
     elif advantage["low"] is None:
         found |= {"advantage.low": _FEW, "advantage.high": _FEW}
     return found
@@ -194,7 +196,7 @@ def _point(record: Record, columns: frozenset[str]) -> dict[str, Any]:
         "neutral": neutral,
         "dp": record.number("dp"),
         "ds": record.number("ds"),
-        "dp_se": record.number("dp_se") if "dp_se" in columns else None,
+        "dp_se": record.number("dp_se", 0.0) if "dp_se" in columns else None,
         "ds_encoder": _encoder(record) if "ds_encoder" in columns else None,
         **dict.fromkeys(("p_baseline", "p_prompt"), 0.0),
     }

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from prefprobe.activations.memory import gpus_for
 from prefprobe.choices.agreement import SAMPLES
 from prefprobe.numbers import count, listed, rough, rough_dollars, rough_size, rough_tokens
-from prefprobe.plan.model import ModelFacts
+from prefprobe.plan.model import BYTES, ModelFacts
 from prefprobe.plan.needs import (
     ACTIVATION_RATE,
     ANSWER_TOKENS,
@@ -20,12 +21,13 @@ from prefprobe.plan.needs import (
     Study,
     answers,
 )
+from prefprobe.plan.pods import MOST
 from prefprobe.plan.prompts import CHARACTERS, TEMPLATE_TOKENS
 from prefprobe.plan.shifts import shows
 from prefprobe.plan.standins import CHARACTERS as CHARACTERS_OF_A_TASK
 
-GPU = 80e9
-"""Bytes that the largest common GPUs hold."""
+NODE = 8
+"""GPUs that the largest common nodes have."""
 
 
 def remarks(study: Study, lines: list[Line]) -> list[str]:
@@ -171,13 +173,43 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
         else:
             how = "name says" if model.by_name else "files say"
             yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {rough_size(model.weights)}."
-            if model.weights > GPU:
-                yield (
-                    f"{model.name} is loaded on one GPU whole, and its weights are more than the {rough_size(GPU)} of most: the "
-                    "steps of a GPU stop for want of memory, unless one holds them beside activations."
-                )
+            yield from _memory(model, study.gpu)
+    yield from _drawn(study)
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         yield "This machine has no GPU: here the same steps run on the CPU and take far longer."
+
+
+def _memory(model: ModelFacts, gpu: float) -> Iterator[str]:
+    """How many GPUs hold the model, and whether they can."""
+    gpus, held = model.gpus(gpu), model.held
+    if gpus is None or held is None:
+        return
+    least, each = gpus_for(held, gpu), f"{rough_size(gpu)} (--gpu-memory)"
+    if least > gpus or gpus > NODE:
+        has = f"model.devices says {gpus}" if least > gpus else f"most nodes have {NODE} at most"
+        less = "" if model.quantisation == "4bit" else "; model.quantisation takes less"
+        yield (
+            f"{model.name}: its weights take {rough_size(held)}, which {least} GPUs of {each} hold, and {has}: the steps of a "
+            f"GPU stop for want of memory{less}."
+        )
+    elif gpus > 1:
+        yield f"{model.name}: its weights take {rough_size(held)}, and each node divides its blocks over {gpus} GPUs of {each}."
+    if model.quantisation is not None:
+        alone = ", and prompts go through one at a time" if model.quantisation == "8bit" else ""
+        yield f"{model.name}: GPU hours are of weights that are not quantised; {model.quantisation} ones are slower{alone}."
+
+
+def _drawn(study: Study) -> Iterator[str]:
+    """The untrained copy is drawn in memory whole, whatever devices it goes to and however it is quantised."""
+    settings, parameters = study.config.model, study.models["model"].parameters
+    if not study.config.untrained or parameters is None:
+        return
+    drawn = parameters * BYTES[settings.dtype]
+    if drawn > MOST["model"] * 2**30:
+        yield (
+            f"extract.untrained: its weights are drawn in memory, {rough_size(drawn)}, and pods may have {MOST['model']} GiB: "
+            "raise resources.steps.extract in the chart's values, or leave the control out (untrained: false)."
+        )
 
 
 def _storage(study: Study) -> Iterator[str]:

@@ -117,13 +117,26 @@ def freeze_topics(
         )
     topics, small = merged(given, train, config.topics.min_tasks)
     in_train = Counter(topics[id_] for id_ in train)
-    if small and 0 < in_train[OTHER] < MIN_TOPIC_TASKS:
+    if 0 < in_train[OTHER] < MIN_TOPIC_TASKS:
+        merged_of = f", merged of {', '.join(sorted(small))}," if small else ""
+        least = _enough(Counter(given[id_] for id_ in train), config.probes.holdout)
+        step = f"set `topics.min_tasks` to {least}, so that more topics are merged with it, or " if least else ""
         raise BadConfig(
-            f"topics: {OTHER!r}, merged of {', '.join(sorted(small))}, has {in_train[OTHER]} train tasks, and a fold needs "
-            f"{MIN_TOPIC_TASKS} or more; raise `topics.min_tasks`, so that more topics are merged, or add tasks."
+            f"topics: {OTHER!r}{merged_of} has {in_train[OTHER]} train tasks, and a fold needs {MIN_TOPIC_TASKS} or more; "
+            f"{step}add tasks, or take these out."
         )
     fold_topics([topics[id_] for id_ in train], config.probes.holdout)
     # any utilities do: what is checked is whether there are enough tasks
     planted = {id_: float(i) for i, id_ in enumerate(train)}
     comparison_tasks(planted, topics, config.shift.comparisons, config.seed)
     return topics, small
+
+
+def _enough(in_train: Mapping[str, int], holdout: int) -> int | None:
+    """The least `topics.min_tasks` with which OTHER, too, has train tasks enough; None if too few topics were left."""
+    for least in sorted({MIN_TOPIC_TASKS, *(n + 1 for n in in_train.values() if n >= MIN_TOPIC_TASKS)}):
+        left = [topic for topic, n in in_train.items() if n >= least and topic != OTHER]
+        other = sum(n for topic, n in in_train.items() if topic not in left)
+        if other >= MIN_TOPIC_TASKS and len(left) + 1 >= holdout + 2:
+            return least
+    return None

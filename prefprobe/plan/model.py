@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from prefprobe.activations.context import context_of
+from prefprobe.activations.memory import QUANTISED, gpus_for
 from prefprobe.activations.templates import arguments_of, chosen, read_by, renderer
 from prefprobe.activations.turns import Turns
 from prefprobe.errors import BadConfig
@@ -45,6 +46,16 @@ class ModelFacts:
     """Tokens that a prompt may have; also None if there is no limit."""
     takes: Sequence[str] = ()
     """Arguments of the chat template that a user may give."""
+    held: float | None = None
+    """Bytes of its weights on GPUs, in their type or quantised."""
+    devices: int | None = None
+    """GPUs that its settings ask for."""
+    quantisation: str | None = None
+    """Of its settings."""
+
+    def gpus(self, memory: float) -> int | None:
+        """How many GPUs of `memory` bytes a node takes for it."""
+        return self.devices or (None if self.held is None else gpus_for(self.held, memory))
 
 
 def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts:
@@ -58,6 +69,9 @@ def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts
     counted = found.get("parameters")
     parameters = _parameters_by_name(settings.source) if counted is None else counted
     by_type = None if parameters is None else parameters * BYTES[settings.dtype]
+    # a quantised model keeps embeddings and head in their type
+    kept = min(parameters or 0, found.get("embeddings") or 0) if settings.quantisation else 0
+    each = QUANTISED[settings.quantisation] if settings.quantisation else BYTES[settings.dtype]
     turns, takes = _turns(settings, found)
     return ModelFacts(
         name=settings.name or settings.source,
@@ -69,6 +83,9 @@ def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts
         d=found.get("d"),
         context=found.get("context"),
         takes=takes,
+        held=None if parameters is None else kept * BYTES[settings.dtype] + (parameters - kept) * each,
+        devices=settings.devices,
+        quantisation=settings.quantisation,
     )
 
 
@@ -111,11 +128,18 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         "weights": weights,
         "n_layers": config.get("num_hidden_layers"),
         "d": config.get("hidden_size"),
+        "embeddings": _embeddings(config),
         "context": context_of(config),
         "tokenizer": _tokenizer(folder / "tokenizer.json"),
         "templates": _templates(folder, said.get("chat_template")),
         "special": {name: value for name, value in special.items() if isinstance(value, str)},
     }
+
+
+def _embeddings(config: Mapping[str, Any]) -> int | None:
+    """Weights of the embedding, and of a head of its own."""
+    rows, d = config.get("vocab_size"), config.get("hidden_size")
+    return rows * d * (1 if config.get("tie_word_embeddings", True) else 2) if rows and d else None
 
 
 def _templates(folder: Path, said: Any) -> Any:

@@ -32,6 +32,8 @@ from prefprobe.topics.wording import message, scored_message
 CHOICE_RATE, ACTIVATION_RATE = 17_760, 11_786
 """Prompt tokens a second on one H200 at the shape of RATED parameters, as benchmarks/packing_gpu.py printed them."""
 RATED = 27e9
+GPU = 80e9
+"""Bytes that a GPU holds unless it is said: what the largest common ones do."""
 LOADED = 1e9
 """Bytes of weights that a pod is assumed to read in a second."""
 ANSWER_TOKENS = 16
@@ -81,6 +83,8 @@ class Line:
     node: Literal["cpu", "gpu"]
     needs: tuple[Need, ...]
     """One for each node."""
+    gpus: int | None = 0
+    """That each node takes; None is unknown."""
 
     @property
     def need(self) -> Need:
@@ -117,9 +121,11 @@ class Study:
     """d of encoders and of random features; None if unknown."""
     task_tokens: dict[str, float]
     """Mean tokens of a task's prompt, by features."""
+    gpu: float = GPU
+    """Bytes that a GPU holds."""
 
 
-def read_study(config: Config, objects: ObjectStore) -> Study:
+def read_study(config: Config, objects: ObjectStore, gpu: float = GPU) -> Study:
     """Read tasks, experiments and what lies here of the models. Raises what the steps of the study would raise."""
     stimulus = Stimulus(config.choices.label_a, config.choices.label_b)
     models = {"model": model_facts(config.model)}
@@ -161,6 +167,7 @@ def read_study(config: Config, objects: ObjectStore) -> Study:
         encoders,
         widths,
         chosen,
+        gpu,
     )
 
 
@@ -173,8 +180,16 @@ def plan(study: Study) -> list[Line]:
         counted = need != Need()
         name = node.id.removesuffix(f".{node.args.get('shard')}") if counted else node.step.name
         before = lines[name].needs if name in lines else ()
-        lines[name] = Line(name, TEMPLATES[node.template].node, (*before, need))
+        kind = TEMPLATES[node.template].node
+        gpus = _model(study, node).gpus(study.gpu) if kind == "gpu" else 0
+        lines[name] = Line(name, kind, (*before, need), gpus)
     return list(lines.values())
+
+
+def _model(study: Study, node: Node) -> ModelFacts:
+    """What a node with own weights runs: a judge of topics may have others than the model that chooses."""
+    name = f"topics.{node.args['judge']}" if "judge" in node.args else node.args.get("features", "model")
+    return study.models.get(name, study.models["model"])
 
 
 def rounds(n: int, settings: ActiveLearningSettings) -> list[int]:
@@ -210,11 +225,12 @@ def _need(study: Study, node: Node) -> Need:
     if node.step.name == "extract":
         config, name = study.config.activations, node.args["features"]
         rows = sum(shard_of(id_, config.shards) == node.args["shard"] for id_ in _drawn(study, node))
-        return _extract(study.models[name], rows, study.task_tokens[name], config, name == "model")
+        return _extract(study, study.models[name], rows, study.task_tokens[name], config, name == "model")
     if node.step.name == "shift-score":
         mine, model = _rows(study, node), study.models["model"]
         one = study.config.activations.model_copy(update={"fractions": [0.0]})
-        return _extract(model, len(mine), model.lengths.mean([(r.text, r.prompt) for r in mine]), one, False)
+        mean = model.lengths.mean([(r.text, r.prompt) for r in mine])
+        return _extract(study, model, len(mine), mean, one, False)
     if node.step.name == "embed":
         rows = len(study.prompted) if node.args.get("prompted") else len(_drawn(study, node))
         d = study.widths[node.args["features"]]
@@ -253,12 +269,12 @@ def _classify(study: Study, node: Node) -> Need:
     assert taxonomy is not None
     if judge.by == "encoder":
         return need
-    model = study.models.get(f"topics.{which}", study.models["model"])
+    model = _model(study, node)
     if judge.api is None:
         # a prompt is computed once for all labels
         each = model.lengths.mean([(scored_message(taxonomy, text), None) for text in texts])
         tokens = round(len(texts) * (each + LABEL_TOKENS * len(taxonomy.labels)))
-        return replace(need, prompt_tokens=tokens, gpu_hours=_hours(model, tokens, CHOICE_RATE))
+        return replace(need, prompt_tokens=tokens, gpu_hours=_hours(study, model, tokens, CHOICE_RATE))
     tokens = round(len(texts) * model.lengths.mean([(message(taxonomy, text), None) for text in texts]))
     completion = len(texts) * (judge.api.max_tokens or TOPIC_TOKENS)
     prices = judge.api.prices
@@ -308,26 +324,28 @@ def _read_off(study: Study, need: Need, prompts: Sequence[Prompt]) -> Need:
     """The same of own weights."""
     model = study.models["model"]
     tokens = round(need.requests * model.lengths.mean(prompts))
-    hours = _hours(model, tokens, CHOICE_RATE)
+    hours = _hours(study, model, tokens, CHOICE_RATE)
     return replace(need, prompt_tokens=tokens, gpu_hours=hours, bytes=need.requests * CHOICE_BYTES["local"])
 
 
-def _extract(model: ModelFacts, rows: int, mean: float, settings: ActivationSettings, further: bool) -> Need:
+def _extract(
+    study: Study, model: ModelFacts, rows: int, mean: float, settings: ActivationSettings, further: bool
+) -> Need:
     tokens = round(rows * mean)
     stored = None
     if model.d is not None and model.n_layers is not None:
         vectors = rows * len({int(f * model.n_layers) for f in settings.fractions})
         vectors *= len(settings.positions) if further else 1
         stored = vectors * model.d * (_FLOAT32 if settings.dtype == "float32" else 2)
-    hours = _hours(model, tokens, ACTIVATION_RATE)
+    hours = _hours(study, model, tokens, ACTIVATION_RATE)
     return Need(tasks=rows, prompt_tokens=tokens, gpu_hours=hours, bytes=stored)
 
 
-def _hours(model: ModelFacts, tokens: int, rate: float) -> float | None:
-    """H200 hours of one node: its tokens, and loading the weights."""
+def _hours(study: Study, model: ModelFacts, tokens: int, rate: float) -> float | None:
+    """H200 hours of one node: its tokens, and loading the weights, for which all of its GPUs wait."""
     if model.parameters is None or model.weights is None:
         return None
-    return (tokens / rate * model.parameters / RATED + model.weights / LOADED) / 3600
+    return (tokens / rate * model.parameters / RATED + (model.gpus(study.gpu) or 1) * model.weights / LOADED) / 3600
 
 
 def _rows(study: Study, node: Node) -> list[PromptedTask]:

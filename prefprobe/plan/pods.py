@@ -1,4 +1,4 @@
-"""What the pods of a study ask their nodes for, cores and memory, by what can be known of its models before they run."""
+"""What the pods of a study ask their nodes for, cores, memory and GPUs, by what can be known of its models before they run."""
 
 import math
 from dataclasses import dataclass
@@ -42,6 +42,12 @@ def pod_requests(config: Config) -> dict[str, Request]:
         "encoder": _request("encoder", _TORCH, [_weights(settings) for settings in encoders]),
         "features": _request("features", _NUMPY, [_features(config, settings) for settings in chat]),
     }
+
+
+def pod_gpus(config: Config, memory: float) -> int:
+    """GPUs of `memory` bytes that a pod with a model takes: the most of any of the study's, 1 where one is unknown."""
+    chat = [settings for settings in (config.model, config.base) if settings is not None]
+    return max(model_facts(settings).gpus(memory) or 1 for settings in (*chat, *config.topics.models))
 
 
 def _request(kind: str, process: float, held: list[float | None]) -> Request:

@@ -42,7 +42,8 @@ def show_plan(name: str, lines: list[Line], remarks: list[str]) -> None:
     for head in (*_HEADS, "storage"):
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines:
-        table.add_row(line.step, f"{len(line.needs)} {line.node}", *_cells(line.need))
+        several = f" × {line.gpus}" if line.gpus and line.gpus > 1 else ""
+        table.add_row(line.step, f"{len(line.needs)} {line.node}{several}", *_cells(line.need))
     nodes = str(sum(len(line.needs) for line in lines))
     table.add_row("in all", nodes, "", *_cells(total(lines))[1:], style="bold")
     console = Console(highlight=False)
@@ -55,8 +56,11 @@ def show_plan(name: str, lines: list[Line], remarks: list[str]) -> None:
 
 
 def plan_json(name: str, lines: list[Line], remarks: list[str], shows: list[Shows]) -> str:
-    """The same numbers: null is unknown, storage is in `bytes`; and what every experiment can show."""
-    steps = [{"step": line.step, "node": line.node, "nodes": len(line.needs), **asdict(line.need)} for line in lines]
+    """The same numbers: null is unknown, `gpus` are of each node, storage is in `bytes`; and what every experiment can show."""
+    steps = [
+        {"step": line.step, "node": line.node, "nodes": len(line.needs), "gpus": line.gpus, **asdict(line.need)}
+        for line in lines
+    ]
     all_: dict[str, Any] = {"nodes": sum(len(line.needs) for line in lines), **asdict(total(lines))}
     del all_["tasks"]
     found = {"preset": name, "steps": steps, "total": all_, "shifts": list(map(asdict, shows)), "remarks": remarks}

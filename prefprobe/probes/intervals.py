@@ -34,7 +34,8 @@ def around_r(r: float, se: float | None, df: float | None) -> Interval:
     found = around(float(fisher(r)), se, df)
     if found["low"] is None or found["high"] is None:
         return {**found, "value": r}
-    return {**found, "value": r, "low": float(np.tanh(found["low"])), "high": float(np.tanh(found["high"]))}
+    low, high = float(np.tanh(found["low"])), float(np.tanh(found["high"]))
+    return {**found, "value": r, "low": min(low, r), "high": max(high, r)}  # z of 1 and -1 is not theirs
 
 
 def fisher(r: npt.ArrayLike) -> Floats:

@@ -90,7 +90,8 @@ def accuracy_interval(scores: Floats, a: Ints, b: Ints, p_a: Floats) -> Interval
     answer was given by chance, is in the sums of both of its tasks and would count twice. To first order this is the
     variance for dyadic data of Fafchamps and Gubert (2007) and Aronow, Samii and Assenova (2015); it is never less than
     that of independent choices. Its degrees of freedom are Satterthwaite's (1946) for such a difference, the second term
-    taken as known: with tasks - 1 of them 93 % of intervals covered at 60 tasks, where it is half of the first.
+    taken as known: with tasks - 1 of them 93 % of intervals covered at 60 tasks, where it is half of the first. Bounds lie
+    between 0 and 1; where all choices are right, or none, the interval is not 0 wide.
     """
     value, n = pairwise_accuracy(scores, a, b, p_a)
     if value is None:
@@ -108,9 +109,14 @@ def accuracy_interval(scores: Floats, a: Ints, b: Ints, p_a: Floats) -> Interval
     # leaving a task out moves the accuracy by its sum of errors over the number of the other choices
     over_tasks = (tasks - 1) / tasks * ((of_task / (n - n_task)) ** 2).sum()
     own = (of_pair**2).sum() / n**2
-    variance = max(over_tasks - own, (error**2).sum() / n**2)
+    # where all are right, or none, bounds reach as far as Wilson's (1927), 1.96² / (n + 1.96²)
+    independent = (error**2).sum() / n**2 or (2 / (n + 4)) ** 2
+    variance = max(over_tasks - own, independent)
     df = (tasks - 1) * min(1.0, variance / over_tasks) ** 2 if over_tasks else tasks - 1
-    return around(value, float(np.sqrt(variance)), df)
+    found = around(value, float(np.sqrt(variance)), df)
+    if found["low"] is None or found["high"] is None:
+        return found
+    return {**found, "low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
 
 
 def correlations(x: Floats, y: Floats) -> Floats:

@@ -9,6 +9,10 @@ from prefprobe.settings.base import Settings
 
 DATE = datetime.date(2025, 1, 1)
 """The date that chat templates print unless another is given."""
+NOT_MERGED = (
+    "an adapter cannot be merged into quantised weights exactly; merge it into the weights first, save these, and name their "
+    "folder as the source"
+)
 RENDERERS_OWN = frozenset(
     [
         "add_generation_prompt",
@@ -61,6 +65,18 @@ class ModelSettings(Settings):
         default="float32", description="type of weights and passes"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
+    devices: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda given: given is None,
+        description="GPUs of a node over which the blocks are divided; null: all visible ones where one does not hold the "
+        "weights, else one",
+    )
+    quantisation: Literal["8bit", "4bit"] | None = Field(
+        default=None,
+        exclude_if=lambda given: given is None,
+        description="weights as bitsandbytes quantises them at load: LLM.int8() or NF4; null: as they are",
+    )
     chat: bool = Field(default=True, description="render prompts with the chat template; false reads bare text")
     template: Annotated[dict[str, JsonValue], AfterValidator(_templates_own)] = Field(
         default_factory=dict,
@@ -72,4 +88,12 @@ class ModelSettings(Settings):
     def _a_template_to_give_them_to(self) -> Self:
         if self.template and not self.chat:
             raise ValueError("`template` has arguments of a chat template, and `chat: false` uses none")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_run_it(self) -> Self:
+        if self.quantisation and self.adapter:
+            raise ValueError(NOT_MERGED)
+        if self.devices is not None and self.device == "cpu":
+            raise ValueError("`devices` is a number of GPUs, and `device: cpu` uses none")
         return self

@@ -166,7 +166,9 @@ class TaskSettings(Settings):
         exclude_if=lambda given: given == 0,
         description="further tasks, of which activations and embeddings are made and no choices; more of them change nothing",
     )
-    quotas: Literal["equal", "published"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+    quotas: (
+        Literal["equal", "published"] | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None
+    ) = Field(
         default=None,
         exclude_if=_none,
         description="how many tasks each origin gives: equal shares, those of the published pool, or weights by origin; one "

@@ -32,6 +32,11 @@ class Cells:
         """What is correlated, (n,), out of `m` (prompts, tasks). Where a prompt moves all tasks alike, that is 0."""
         return m[self.of] if self.reference is None else taken(m, self.reference)[self.of]
 
+    def within(self, prompts: Mask, tasks: Mask) -> "Cells":
+        """The cells of the smaller grid of those `prompts` (prompts,) and `tasks` (tasks,)."""
+        inside = np.ix_(prompts, tasks)
+        return Cells(self.of[inside], None if self.reference is None else self.reference[inside])
+
     def pearson(self, x: Floats, y: Floats) -> float | None:
         """Pearson correlation of x and y (prompts, tasks) over these cells."""
         return pearson(self.values(x), self.values(y))
@@ -39,6 +44,26 @@ class Cells:
     def spearman(self, x: Floats, y: Floats) -> float | None:
         """Spearman correlation of the same."""
         return spearman(self.values(x), self.values(y))
+
+
+def whole(there: Mask) -> tuple[Mask, Mask]:
+    """Prompts (prompts,) and tasks (tasks,) that make a full grid out of `there` (prompts, tasks), all but a few.
+
+    While a cell is missing, the task or the prompt that lacks the greatest part of its cells is left out.
+    """
+    prompts, tasks = (np.ones(n, dtype=bool) for n in there.shape)
+    missing = ~there
+    of_prompt, of_task = missing.sum(axis=1), missing.sum(axis=0)
+    while of_task.any():
+        if of_task.max() * tasks.sum() >= of_prompt.max() * prompts.sum():
+            out = of_task.argmax()
+            of_prompt -= missing[:, out]
+            tasks[out], of_task[out], missing[:, out] = False, 0, False
+        else:
+            out = of_prompt.argmax()
+            of_task -= missing[out]
+            prompts[out], of_prompt[out], missing[out] = False, 0, False
+    return prompts, tasks
 
 
 def taken(m: Floats, reference: Mask) -> Floats:

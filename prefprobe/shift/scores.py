@@ -8,6 +8,8 @@ import pyarrow as pa
 from prefprobe.probes.probe import Probe
 from prefprobe.shift.prompted import split_row_id
 
+SCORES = pa.schema([("prompt_id", pa.string()), ("task_id", pa.string()), ("score", pa.float64())])
+
 
 def probe_scores(part: Mapping[str, np.ndarray], probe: Probe) -> pa.Table:
     """Scores of the probe in units of utility; columns prompt_id, task_id, score, rows as in `part`.

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prefprobe.errors import BadConfig
 from prefprobe.probes.metrics import pearson
-from prefprobe.shift.cells import Cells, Floats, Mask
+from prefprobe.shift.cells import Cells, Floats, Mask, whole
 from prefprobe.shift.jackknife import Blocks, blocks_of, difference_interval, r_interval
 from prefprobe.shift.permutation import Orders, permutation_p
 from prefprobe.shift.points import NUMBERS, require_finite
@@ -25,6 +25,12 @@ MIN_POINTS = 4
 """Fewest on-target points for an experiment to be estimable."""
 
 PERMUTATIONS = 2000
+
+LEAST_OF_POINTS = 0.5
+"""Least part of the points that p is of, where others lie in prompts or tasks with gaps."""
+
+STILL = "Less their prompts' off-target means, Δp or a Δs is the same at all points."
+"""Why there is no corrected correlation where the means could be taken."""
 
 NEUTRAL, DP_SE = "neutral prompts", "dp_se"
 """What the noise of an experiment was taken from."""
@@ -50,8 +56,10 @@ def shift_statistics(
     encoder: r(dp, ds) - r(dp, ds_encoder).
     Intervals leave out blocks, or prompts and tasks, in turn (`shift.jackknife`), with all means taken again. p is
     one-sided (scores follow choices) and permutes whole prompts and whole tasks of the full grid, also for the on-target
-    cells (`permutation_p`); it is None where points are not a full grid. Probe and `encoder`, the name of what ds_encoder
-    comes from, share all permutations; these depend on `seed` and on the size of the experiment alone.
+    cells (`permutation_p`). Where points are missing (of a task that the model would not choose under a prompt), prompts
+    or tasks that lack some are left out of p, and it is None if fewer than half of the points are left. Probe and
+    `encoder`, the name of what ds_encoder comes from, share all permutations; these depend on `seed` and on the size of the
+    experiment alone.
 
     Neutral points are in no correlation: they are the noise. `effect` is about dp: root mean squares (rms), `max` |dp| of
     all points, `noise` the rms of neutral points, `noise_ds` the same of ds, and `comparison_se` the rms of dp_se on
@@ -71,12 +79,16 @@ def shift_statistics(
             _grid(points.filter(pa.array((names == name) & which)), ds_encoder=encoder is not None)
             for which in (~still, still)
         )
-        orders = Orders.of(grid.there.shape, permutations, seed)
+        full = whole(grid.there)
+        orders = Orders.of(tuple(int(kept.sum()) for kept in full), permutations, seed)
         blocks, why = blocks_of(grid.on), _why_not_corrected(grid)
-        found = _correlations(grid, "ds", orders, blocks, corrected=why is None)
+        found = _correlations(grid, "ds", full, orders, blocks, corrected=why is None)
         control, advantage = None, None
         if encoder is not None:
-            control = {"name": encoder, **_correlations(grid, "ds_encoder", orders, blocks, corrected=why is None)}
+            control = {
+                "name": encoder,
+                **_correlations(grid, "ds_encoder", full, orders, blocks, corrected=why is None),
+            }
             advantage = None if why else _advantage(grid, blocks)
         results[name] = {
             **_description(grid, neutral, dp_se_is_noise),
@@ -200,16 +212,16 @@ def _why_not_corrected(grid: _Grid) -> str | None:
 
 
 def _correlations(
-    grid: _Grid, column: str, orders: Orders, blocks: Blocks | None, *, corrected: bool
+    grid: _Grid, column: str, full: tuple[Mask, Mask], orders: Orders, blocks: Blocks | None, *, corrected: bool
 ) -> dict[str, Any]:
-    x, y, full = grid.values["dp"], grid.values[column], bool(grid.there.all())
+    x, y = grid.values["dp"], grid.values[column]
 
     def of(cells: Cells) -> dict[str, Any]:
         r = cells.pearson(x, y)
         return {
             "pearson": None if r is None else r_interval(r, x, y, cells, blocks),
             "spearman": cells.spearman(x, y),
-            "p": None if r is None or not full else permutation_p(r, x, y, cells, orders),
+            "p": None if r is None else _p(x, y, cells, full, orders),
             "n": int(cells.of.sum()),
         }
 
@@ -221,6 +233,16 @@ def _correlations(
         "corrected": of(Cells(grid.on, off)) if corrected else None,
         "corrected_grid": of(Cells(grid.there, off)) if corrected else None,
     }
+
+
+def _p(x: Floats, y: Floats, cells: Cells, full: tuple[Mask, Mask], orders: Orders) -> float | None:
+    """One-sided p of r over the `cells` of the full grid; None where it has fewer than half of them, or no r."""
+    inside, of = np.ix_(*full), cells.within(*full)
+    lacking = of.reference is not None and not of.reference.any(axis=1).all()
+    if lacking or of.of.sum() < LEAST_OF_POINTS * cells.of.sum():
+        return None
+    r = of.pearson(x[inside], y[inside])
+    return None if r is None else permutation_p(r, x[inside], y[inside], of, orders)
 
 
 def _advantage(grid: _Grid, blocks: Blocks | None) -> dict[str, Any] | None:

@@ -33,19 +33,19 @@ STEPS = {
     for step in (
         Step("tasks", "cpu", 2, "freeze disjoint train and eval sets"),
         Step("classify", "gpu", 1, "judge which topic every task is of", asks=True),
-        Step("topics", "cpu", 2, "give every task its topic"),
+        Step("topics", "cpu", 3, "give every task its topic"),
         Step("own-choices", "gpu", 1, "own weights' choices in pairs that an endpoint is asked too"),
         Step("measure", "gpu", 3, "measure choices under active learning, fit utilities", asks=True),
         Step("extract", "gpu", 4, "activations of every task at tokens of its prompt"),
         Step("embed", "cpu", 2, "features that are not a model's: encoders, random vectors"),
-        Step("probe", "cpu", 3, "ridge probes, tested on held-out tasks"),
+        Step("probe", "cpu", 4, "ridge probes, tested on held-out tasks"),
         Step("hoo-layers", "cpu", 1, "folds of held-out topics, layer by layer"),
         Step("hoo", "cpu", 2, "probes tested on topics they never saw"),
         Step("content", "cpu", 1, "what the model's probe knows beyond an encoder's"),
         Step("shift-measure", "gpu", 4, "choices under system prompts", asks=True),
         Step("shift-score", "gpu", 3, "activations and probe scores under system prompts"),
-        Step("shift", "cpu", 3, "do probe scores follow what system prompts change"),
-        Step("report", "cpu", 6, "figures, tables, verdict"),
+        Step("shift", "cpu", 4, "do probe scores follow what system prompts change"),
+        Step("report", "cpu", 7, "figures, tables, verdict"),
     )
 }
 
@@ -345,6 +345,8 @@ def _chosen(source: TaskSource) -> list[dict[str, Any]]:
 def _model_params(settings: ModelSettings, pin: str, pins: dict[str, str]) -> dict[str, Any]:
     params: dict[str, Any] = {"revision": pins[pin], "dtype": settings.dtype, "chat": settings.chat}
     params |= {"template": settings.template, "date": settings.date.isoformat()}
+    if settings.quantisation:
+        params["quantisation"] = settings.quantisation
     if settings.adapter:
         params["adapter"] = pins[f"{pin}.adapter"]
     return params

@@ -5,7 +5,17 @@ import platform
 
 from prefprobe import __version__
 
-_REPORTED = ("numpy", "scipy", "pyarrow", "torch", "transformers", "tokenizers", "peft", "sentence-transformers")
+_REPORTED = (
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "sentence-transformers",
+    "bitsandbytes",
+)
 
 
 def versions() -> dict[str, str]:

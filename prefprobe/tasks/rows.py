@@ -18,6 +18,9 @@ from prefprobe.tasks.pool import text_id
 
 SCHEMA = pa.schema([(name, pa.large_string()) for name in ("id", "text", "topic", "origin", "language")])
 _LONGEST = 100
+_SPACE = r"[\s\pZ\v\x{85}\x{1c}-\x{1f}]"
+_NO_ID = rf"^{_SPACE}|{_SPACE}$|[\t\x00]"
+"""White space around it, as `str.strip` takes it off, or a tab or NUL within."""
 _USERS = ("user", "human")
 """How data sets call who speaks first."""
 
@@ -125,7 +128,10 @@ def _matches(values: pa.Array, wanted: Any, name: str, source: TaskSource) -> pa
 def _template(text: str) -> list[tuple[str, str | None]]:
     """[(words, the column after them)] of a template."""
     try:
-        return [(words, name) for words, name, _, _ in string.Formatter().parse(text)]
+        parts = [(words, name) for words, name, _, _ in string.Formatter().parse(text)]
+        if "" in (names := [name for _, name in parts if name is not None]) or not names:
+            raise ValueError("it names no column")
+        return parts
     except ValueError as error:
         raise BadConfig(f"tasks.sources: {text!r} is no template of columns ({error}); write `{{column}}`.") from error
 
@@ -211,7 +217,7 @@ def _ids(source: TaskSource, rows: pa.Table, texts: pa.Array, origins: Sequence[
         made = map(text_id, said) if ours else map(hashed_id, origins, said)
         return pa.array(made, pa.large_string())
     given = _text(source.id, rows, path)
-    bad = pc.or_(pc.fill_null(pc.equal(given, ""), True), pc.match_substring_regex(given, r"^\s|\s$|[\t\x00]"))
+    bad = pc.or_(pc.fill_null(pc.equal(given, ""), True), pc.match_substring_regex(given, _NO_ID))
     if (at := pc.index(pc.fill_null(bad, True), True).as_py()) >= 0:
         shown = given[at].as_py()
         raise InputMissing(

@@ -66,12 +66,14 @@ def kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
     naive = agreed * (1.0 - agreed) / (1.0 - chance) ** 2
     effective = n if variance <= 0 or naive <= 0 else n * naive / variance
     low, high = _wilson(agreed, float(effective))
-    return {**found, "value": value, "low": (low - chance) / (1.0 - chance), "high": (high - chance) / (1.0 - chance)}
+    low, high = ((bound - chance) / (1.0 - chance) for bound in (low, high))
+    return {**found, "value": value, "low": max(-1.0, min(low, value)), "high": max(high, value)}
 
 
 def cramers_v(one: Sequence[str], other: Sequence[str]) -> Association:
     """V, corrected for bias (Bergsma 2013), of two columns of n values: 0 where one says nothing of the other, 1 where it
-    says all. The bounds are V ± 1.96 standard errors of a jackknife over rows.
+    says all. The bounds are those of V², by a jackknife over rows before what the correction makes negative is taken for 0:
+    V itself is 0 then whichever row is left out, as though it were known. `se` is that of V².
     """
     rows, columns = sorted(set(one)), sorted(set(other))
     found = Association(n=len(one), rows=len(rows), columns=len(columns), v=None)
@@ -79,18 +81,19 @@ def cramers_v(one: Sequence[str], other: Sequence[str]) -> Association:
         return found
     table = np.zeros((len(rows), len(columns)))
     np.add.at(table, (_places(one, rows), _places(other, columns)), 1.0)
-    value = _v(table)
+    square = _v_squared(table)
     # rows of one cell are alike: leaving out any of them leaves the same table
     squares = 0.0
     for cell in np.argwhere(table > 0):
         at = tuple(cell)
         less = table.copy()
         less[at] -= 1.0
-        squares += table[at] * (_v(less) - value) ** 2
+        squares += table[at] * (_v_squared(less) - square) ** 2
     n = table.sum()
-    v = around(value, float(np.sqrt((n - 1) / n * squares)), float(n - 1))
+    v = around(square, float(np.sqrt((n - 1) / n * squares)), float(n - 1))
+    v["value"] = _root(square)
     if v["low"] is not None and v["high"] is not None:
-        v = {**v, "low": max(0.0, v["low"]), "high": min(1.0, v["high"])}
+        v["low"], v["high"] = _root(v["low"]), _root(v["high"])
     return {**found, "v": v}
 
 
@@ -104,15 +107,20 @@ def origins(origin: Sequence[str], topic: Sequence[str]) -> list[dict[str, Any]]
     ]
 
 
-def _v(table: Floats) -> float:
+def _root(square: float) -> float:
+    return float(np.sqrt(min(1.0, max(0.0, square))))
+
+
+def _v_squared(table: Floats) -> float:
+    """V² corrected for bias, below 0 where there is less than chance makes of nothing."""
     table = table[table.sum(1) > 0][:, table.sum(0) > 0]
     n, (r, c) = table.sum(), table.shape
     if min(r, c) < 2:
         return 0.0
     expected = np.outer(table.sum(1), table.sum(0)) / n
-    phi2 = max(0.0, float(((table - expected) ** 2 / expected).sum() / n - (r - 1) * (c - 1) / (n - 1)))
+    phi2 = float(((table - expected) ** 2 / expected).sum() / n - (r - 1) * (c - 1) / (n - 1))
     smaller = min(r - (r - 1) ** 2 / (n - 1), c - (c - 1) ** 2 / (n - 1))
-    return float(min(1.0, np.sqrt(phi2 / (smaller - 1)))) if smaller > 1 else 0.0
+    return phi2 / float(smaller - 1) if smaller > 1 else 0.0
 
 
 def _table(first: Sequence[str], second: Sequence[str]) -> Floats:

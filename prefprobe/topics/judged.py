@@ -190,8 +190,10 @@ def _check_unread(judge: Judge, judged: Judged, most: float, surely: bool) -> No
         return
     own = [f"{label!r}" for label, _ in sorted(judged.own.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]]
     refused = sum(judged.labels.column("refusal").to_pylist())
+    lost = sum(answer.finish.startswith("failed") for answer in judged.answers.values())
     said = f", but labels of its own such as {listed(own)}" if own else ""
     said += f"; {refused} answers decline" if refused else ""
+    said += f"; {count(lost)} questions got no answer" if lost else ""
     raise BadConfig(
         f"{judge.name} names no label of the taxonomy for {count(unread)} of {count(n)} tasks{said}; more than "
         f"topics.max_unread ({number(most, 2)}) allows: ask another judge, or raise it; what was answered is saved."

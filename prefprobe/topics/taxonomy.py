@@ -111,6 +111,10 @@ def _wrong(kind: str, message: str) -> str:
         return "is missing: a taxonomy has name, version and labels, and every label a name, a description and a boundary case"
     if kind == "extra_forbidden":
         return "is no key of a taxonomy; take it out"
+    if kind in ("model_type", "model_attributes_type"):
+        return "is not as expected: a mapping of name, version and labels, and a label one of name, description and boundary"
+    if kind in ("tuple_type", "too_short"):
+        return "is not as expected: a list of three labels or more, of which one is `other`"
     if kind in ("string_pattern_mismatch", "string_type"):
         return "is not as expected: a text that is not blank, and of a name letters, digits and single underscores"
     return f"is not as expected: {message[0].lower()}{message[1:]}"

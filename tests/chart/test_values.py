@@ -226,6 +226,20 @@ def test_labels_and_annotations_of_pods() -> None:
     changed({"podLabels": given, "podAnnotations": {"note": "b"}}, change)
 
 
+def test_gpus_of_a_pod_follow_from_the_study_unless_a_value_says_otherwise() -> None:
+    assert environment(render({}))["PREFPROBE_GPU_MEMORY"] == "80"
+    assert environment(render({"gpu": {"memory": 141}}))["PREFPROBE_GPU_MEMORY"] == "141"
+    values = {"resources": {"steps": {"extract": {"limits": {"nvidia.com/gpu": 4, "memory": "9Gi"}}}}}
+    for name, leaf in leaves(render(values)).items():
+        for parameter in leaf["inputs"]["parameters"]:
+            parameter["value"] = "2" if parameter["name"] == "gpus" else ""
+        (main,) = [each for each in pod(leaf)["spec"]["containers"] if each["name"] == "main"]
+        expected = 4 if name == "extract" else "2" if name in GPU else None
+        assert main["resources"]["limits"].get("nvidia.com/gpu") == expected, name
+        if name == "extract":
+            assert main["resources"]["limits"]["memory"] == "9Gi"
+
+
 def test_gpus_at_once() -> None:
     assert render({})["ConfigMap", "prefprobe-limits"]["data"] == {"gpus": "4"}
     assert render({"gpu": {"limit": 16}})["ConfigMap", "prefprobe-limits"]["data"] == {"gpus": "16"}
@@ -241,7 +255,8 @@ def artifacts(objects: Objects) -> dict[str, Any]:
 
 def test_the_store_on_aws() -> None:
     objects = render({"store": {"region": "eu-central-1"}})
-    assert environment(objects) == {"PREFPROBE_STORE": "s3://bucket/prefix", "AWS_REGION": "eu-central-1"}
+    given = {"PREFPROBE_STORE": "s3://bucket/prefix", "AWS_REGION": "eu-central-1", "PREFPROBE_GPU_MEMORY": "80"}
+    assert environment(objects) == given
     assert artifacts(objects) == {
         "endpoint": "s3.amazonaws.com",
         "insecure": False,
@@ -329,7 +344,7 @@ def test_the_values_for_kind() -> None:
         assert leaf["container"]["imagePullPolicy"] == "Never"
         if name in GPU:
             assert resources["requests"] == {"cpu": "100m", "memory": "1Gi"}
-            assert resources["limits"] == {"memory": "4Gi", "nvidia.com/gpu": 1}
+            assert resources["limits"] == {"memory": "4Gi", "nvidia.com/gpu": "1"}
             assert leaf["nodeSelector"]["nvidia.com/gpu.product"] == "NVIDIA-H100-80GB-HBM3"
         else:
             assert resources == {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1536Mi"}}

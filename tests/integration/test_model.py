@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,13 +72,13 @@ def test_means_over_spans_are_those_of_single_passes_whatever_is_shared(
     prompts = [model.prompt_tokens(text, system) for text in TEXTS[:6]]
     shared = packing.shared_beginning(prompts)
     skips: list[int] = []
-    beginning = passes._prefix_cache
+    beginning = passes._beginning
 
-    def skipped(model: LoadedModel, tokens: Sequence[int], *wanted: object) -> object:
+    def skipped(model: LoadedModel, tokens: list[int], *wanted: Any) -> Any:
         skips.append(len(tokens))
-        return beginning(model, tokens, *wanted)  # type: ignore[arg-type]
+        return beginning(model, tokens, *wanted)
 
-    monkeypatch.setattr(passes, "_prefix_cache", skipped)
+    monkeypatch.setattr(passes, "_beginning", skipped)
     for first in (0, 5, shared, shared + 1):
         spans = [[(first, len(p) - 3), (len(p) - 1, len(p))] for p in prompts]
         got = passes.forward(model, prompts, layers=[3, 12], spans=spans, pack_tokens=100).kept

@@ -377,7 +377,7 @@ def test_a_mask_that_forgets_the_window_is_found_out_as_soon_as_prompts_are_long
 ) -> None:
     save(ZOO["Mistral"].make(WINDOWS[0]), tmp_path)
     loaded = load_model(str(tmp_path), device="cpu")
-    monkeypatch.setattr(DistanceRules, "_of", lambda *_: None)
+    monkeypatch.setattr(DistanceRules, "of", lambda *_: None)
     texts = ["x" * n for n in (20, 40, 44)]
     assert [len(loaded.prompt_tokens(text)) for text in texts] == [23, 43, 47]
     extract_activations(loaded, texts)

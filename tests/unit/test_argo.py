@@ -1,6 +1,5 @@
 """argo/ and the graph say the same: edges, images, node kinds, resources, parameters. Read here without its generator."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +141,9 @@ def test_a_step_of_several_nodes_or_none_fans_out_and_the_others_do_not() -> Non
             for what in ("cpu", "memory"):
                 assert values.pop(what) == f"{{{{tasks.start.outputs.parameters.{holds}-{what}}}}}"
                 asked_for.add(f"{holds}-{what}")
+            if holds == "model":
+                assert values.pop("gpus") == "{{tasks.start.outputs.parameters.model-gpus}}"
+                asked_for.add("model-gpus")
         if name in several:
             assert task["withParam"] == f"{{{{tasks.start.outputs.parameters.{name}}}}}", name
             assert values == {"node": "{{item}}"}
@@ -167,7 +169,7 @@ def test_a_leaf_runs_its_own_image_on_its_kind_of_node(name: str) -> None:
     limits, requests = container["resources"]["limits"], container["resources"]["requests"]
     assert set(requests) == {"cpu", "memory"}
     assert set(limits) == ({"memory", "nvidia.com/gpu"} if node == "gpu" else {"memory"})
-    assert limits.get("nvidia.com/gpu", 1) == 1  # a model is loaded on one GPU whole
+    assert limits.get("nvidia.com/gpu", 1) == 1  # where Argo takes no parameter
     gpu_only = {"nodeSelector", "tolerations", "synchronization", "pendingTimeout"}
     assert gpu_only & set(leaf) == (gpu_only if node == "gpu" else set())
     volumes = {"data"} | ({"models"} if name in READ_MODELS else set()) | ({"shm"} if node == "gpu" else set())
@@ -203,9 +205,11 @@ def test_a_pod_asks_for_what_its_study_takes(name: str) -> None:
     if name not in REQUESTS:
         assert main == []
         return
-    _, cpu, memory, limit = REQUESTS[name]
-    given = {what: f"{{{{inputs.parameters.{what}}}}}" for what in ("cpu", "memory")}
-    assert main == [{"name": "main", "resources": {"requests": given}}]
+    holds, cpu, memory, limit = REQUESTS[name]
+    asked: dict[str, Any] = {"requests": {what: f"{{{{inputs.parameters.{what}}}}}" for what in ("cpu", "memory")}}
+    if holds == "model":
+        asked["limits"] = {"nvidia.com/gpu": "{{inputs.parameters.gpus}}"}
+    assert main == [{"name": "main", "resources": asked}]
     resources = leaf["container"]["resources"]
     assert (resources["requests"], resources["limits"]["memory"]) == ({"cpu": cpu, "memory": memory}, limit)
 
@@ -221,12 +225,6 @@ def test_a_leaf_is_retried_by_its_exit_code(name: str) -> None:
     assert not {"daemon", "memoize"} & set(leaf)
 
 
-def test_no_file_promises_a_model_over_several_gpus() -> None:
-    for path in (ROOT / "helm/prefprobe/values.yaml", *(ROOT / "presets").iterdir(), ROOT / "README.md"):
-        text = " ".join(path.read_text("utf-8").replace("#", " ").split())
-        assert not re.search(r"two GPUs|several smaller ones|nvidia\.com/gpu: [2-9]", text), path.name
-
-
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_a_step_runs_alone(name: str) -> None:
     spec = WRITTEN[name]["spec"]
@@ -234,6 +232,7 @@ def test_a_step_runs_alone(name: str) -> None:
     alone = {"run": None, "node": SIBLINGS.get(name, name)}
     if name in REQUESTS:
         alone |= dict(zip(("cpu", "memory"), REQUESTS[name][1:3], strict=True))
+        alone |= {"gpus": "1"} if REQUESTS[name][0] == "model" else {}
     assert parameters(spec["arguments"]) == alone
     assert parameters(template(name)["inputs"]) == alone
     args = template(name)["container"]["args"]

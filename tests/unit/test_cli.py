@@ -59,11 +59,20 @@ def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsy
 
 def test_start_says_what_the_pods_of_the_study_ask_for(tmp_path: Path) -> None:
     preset, out = study(tmp_path), tmp_path / "out"
-    asked = ["model-cpu", "model-memory", "encoder-cpu", "encoder-memory", "features-cpu", "features-memory"]
+    asked = [
+        "model-cpu",
+        "model-memory",
+        "model-gpus",
+        "encoder-cpu",
+        "encoder-memory",
+        "features-cpu",
+        "features-memory",
+    ]
     assert call("start", preset, "--out", out, "--store", tmp_path / "store") == 0
     assert {name: (out / name).read_text() for name in asked} == {
         "model-cpu": "8",
         "model-memory": "64Gi",  # of these weights nothing can be known
+        "model-gpus": "1",
         "encoder-cpu": "1",
         "encoder-memory": "2Gi",  # there is none
         "features-cpu": "4",
@@ -73,6 +82,9 @@ def test_start_says_what_the_pods_of_the_study_ask_for(tmp_path: Path) -> None:
     (tmp_path / "weights").rename(named)
     assert call("start", preset, "--set", f"model.source={named}", "--out", out, "--store", tmp_path / "store") == 0
     assert ((out / "model-cpu").read_text(), (out / "model-memory").read_text()) == ("1", "5Gi")
+    small = ["--set", f"model.source={named}", "--gpu-memory", "1.5"]  # 0.5 B in float32
+    assert call("start", preset, *small, "--out", out, "--store", tmp_path / "store") == 0
+    assert (out / "model-gpus").read_text() == "2"
 
 
 def test_start_in_a_pod_names_the_value_that_mounts_a_model(

@@ -167,6 +167,13 @@ def test_what_a_run_saves_is_a_preset_again(override: str, tmp_path: Path) -> No
         ("tasks.sources=[5]", r"`tasks\.sources\.0`: a source is a text, or a mapping with `name`, `path` or `hub`\."),
         ("tasks.n_train=many", r"`tasks\.n_train`: input should be a valid integer"),
         ("model.dtype=float8", r"`model\.dtype`: input should be 'float32'"),
+        ("model.quantisation=2bit", r"`model\.quantisation`: input should be '8bit' or '4bit'"),
+        ("model={source: m, adapter: a, quantisation: 8bit}", r"`model`: an adapter cannot be merged into quantised"),
+        (
+            "model={source: m, device: cpu, devices: 2}",
+            r"`model`: `devices` is a number of GPUs, and `device: cpu` uses",
+        ),
+        ("model.devices=0", r"`model\.devices`: input should be greater than or equal to 1"),
         ("model.date=yesterday", r"`model\.date`: input should be a valid date"),
         ("model.template={tools: []}", r"`model\.template`: prompts are rendered with a tools of their own"),
         ("model.template={since: 2024-01-01}", r"`model\.template\.since.*`: input"),

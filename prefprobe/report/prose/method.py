@@ -29,6 +29,7 @@ def _choices(results: Results) -> list[str]:
         *asked(results),
         *compared(results),
         *rendered(results),
+        *_weights(results),
         f"Pairs begin as a random {train['initial_degree']}-regular graph and grow in rounds of {count(train['batch'])} "
         f"(train) and {count(eval_['batch'])} (eval) among tasks close in utility and little compared, for at most "
         f"{train['max_rounds']} (train) and {eval_['max_rounds']} (eval) rounds.",
@@ -48,6 +49,18 @@ def _left_out(results: Results) -> list[str]:
             f"Topics with fewer than {fewer} train tasks count as one, “{OTHER}”: {listed(sorted(results.merged))}."
         )
     return said
+
+
+def _weights(results: Results) -> list[str]:
+    """Said of each model whose weights are not as they were trained."""
+    models = {"model": results.model_name, "base": results.labels.get("base")}
+    said = {name: (results.config.get(key) or {}).get("quantisation") for key, name in models.items()}
+    how = {"8bit": "8 bits (LLM.int8(), which rounds activations too)", "4bit": "4 bits (NF4)"}
+    return [
+        f"Weights of {name} are quantised at load to {how[bits]} by bitsandbytes: what is measured is the quantised model."
+        for name, bits in said.items()
+        if bits
+    ]
 
 
 def _probes(results: Results) -> list[str]:

@@ -26,6 +26,20 @@ def estimate(low, high):
     return {**around_r(float(np.tanh(z.mean())), float(np.ptp(z)) / 2 / norm.ppf(0.975), 1e9), "low": low, "high": high}
 
 
+def test_an_accuracy_that_is_foretold_is_between_0_and_1() -> None:
+    judged = rules.judge(straight(0.4, 0.9), "accuracy", Shown(0.95, 0.1, {}))
+    assert judged.expected is not None
+    assert judged.expected[0] > 0
+    assert judged.expected[1] == 1
+
+
+def test_an_interval_contains_its_estimate_up_to_perfect_correlation() -> None:
+    for r in (1.0, -1.0, 1 - 1e-13, 0.0):
+        for se in (0.0, 1e-3, 0.5):
+            found = of_r(r, se, 7)
+            assert found["low"] <= found["value"] <= found["high"]
+
+
 def straight(low, high):
     return {**around((low + high) / 2, (high - low) / 2 / norm.ppf(0.975), 1e9), "low": low, "high": high}
 
@@ -155,6 +169,8 @@ def shift(low=0.3, p=0.0005, advantage=(0.1, 0.3), *, estimable=True, on_target=
         (shift(low=0.2, advantage=(-0.2, -0.1)), rules.INCONCLUSIVE),  # nothing to explain
         (shift(estimable=False), rules.NOT_ESTIMABLE),
         ({**shift(), "corrected": None}, rules.NOT_ESTIMABLE),
+        # every prompt has tasks off target, and moves all of its tasks alike
+        ({**shift(), "corrected": {"pearson": None, "p": None}, "why_not_corrected": None}, rules.NOT_ESTIMABLE),
     ],
 )
 def test_the_rule_of_shifts_at_its_borders(found, expected) -> None:

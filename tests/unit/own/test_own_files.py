@@ -83,8 +83,8 @@ def array(values: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def spoilt(layer: int, row: int, value: float) -> bytes:
-    arrays = dict(np.load(io.BytesIO(FEATURES)))
+def spoilt(layer: int, row: int, value: float, kind: type = np.float32) -> bytes:
+    arrays = {name: a.astype(kind) if a.dtype.kind == "f" else a for name, a in np.load(io.BytesIO(FEATURES)).items()}
     arrays[f"layer_{layer}"][row, 1] = value
     return npz(**arrays)
 
@@ -162,6 +162,12 @@ MALFORMED: dict[str, tuple[str, str | bytes, str, int]] = {
         78,
     ),
     "mu endless": ("U.jsonl", json.dumps({"task_id": "t00", "mu": 10**400}), r"U\.jsonl row 1: `mu` is 1000", 78),
+    "mu beyond float32": (
+        "U.csv",
+        with_row(3, "t01,1e200"),
+        r"U\.csv row 3: `mu` is 1e\+200, expected a finite number",
+        78,
+    ),
     "mu empty": ("U.csv", with_row(3, "t01,"), r"U\.csv row 3: `mu` is nothing, expected a finite number", 78),
     "mu true": ("U.jsonl", '{"task_id": "t00", "mu": true}\n', r"U\.jsonl row 1: `mu` is True", 78),
     "utilities of another name": (
@@ -223,6 +229,12 @@ MALFORMED: dict[str, tuple[str, str | bytes, str, int]] = {
         "F.npz",
         spoilt(5, 3, np.nan),
         r"F\.npz: `layer_5` of task 't03' is not finite \(1 such tasks\)",
+        78,
+    ),
+    "features beyond float32": (
+        "F.npz",
+        spoilt(2, 20, 1e200, np.float64),
+        r"F\.npz: `layer_2` of task 'e2' is not finite",
         78,
     ),
     "features infinite": ("F.npz", spoilt(2, 20, -np.inf), r"F\.npz: `layer_2` of task 'e2' is not finite", 78),
@@ -566,6 +578,16 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         parquet(experiment=["c"], prompt=["p"], task=["t"], dp=[0.1], ds=pa.nulls(1)),
         r"row 1: `ds` is nothing",
     ),
+    "dp beyond float32": (
+        "P.csv",
+        POINT + "c,p,t,1e200,0\n",
+        r"P\.csv row 2: `dp` is 1e\+200, expected a finite number within",
+    ),
+    "dp_se below 0": (
+        "P.csv",
+        "experiment,prompt,task,dp,ds,dp_se\nc,p,t,0,0,-0.5\n",
+        r"P\.csv row 2: `dp_se` is -0\.5, expected a number from 0;",
+    ),
     "dp_se NaN": (
         "P.csv",
         "experiment,prompt,task,dp,ds,dp_se\nc,p,t,0,0,x\n",
@@ -677,7 +699,7 @@ def test_points_without_variance_are_not_estimable_and_say_why(tmp_path: Path) -
     few = described(tmp_path, ["c,p,t,0.1,0.2", "c,p,u,0.3,0.1"])["c"]
     assert few["not_estimable"]["pearson"] == "There are 2 points, and a correlation takes 3."
     assert few["not_estimable"]["prompts.p.pearson"] == few["not_estimable"]["pearson"]
-    holes = described(tmp_path, [f"c,p{p},t{t},{x},{x * x}" for p, t, x in grid[:-1]])["c"]
+    holes = described(tmp_path, [f"c,p{p},t{t},{x},{x * x}" for p, t, x in grid if p == t])["c"]
     assert holes["pearson"] is not None
     assert holes["p"] is None
     assert "every task under every prompt" in holes["not_estimable"]["p"]

@@ -270,6 +270,7 @@ def topics(n: dict[str, tuple[int, int]], *overrides: str) -> tuple[dict[str, st
 
 
 EVEN = {"a": (6, 3), "b": (6, 3), "c": (6, 3)}
+UNEVEN = EVEN | {"d": (5, 3)}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,22 @@ EVEN = {"a": (6, 3), "b": (6, 3), "c": (6, 3)}
             r"^topics: 'k0' has 1 train tasks, and a fold needs 3 or more .*; merge small topics, as `topics\.min_tasks: 3` ",
         ),
         (EVEN | {"d": (2, 9)}, (), r"^topics: 'd' has 2 train tasks"),
-        (EVEN | {"d": (2, 9)}, ("topics.min_tasks=3",), r"^topics: 'other', merged of d, has 2 train tasks, .*; raise"),
+        (
+            EVEN | {"d": (2, 9)},
+            ("topics.min_tasks=3",),
+            r"^topics: 'other', merged of d, has 2 train tasks, .*; add tasks, or",
+        ),
+        (
+            UNEVEN | {"other": (2, 9)},
+            (),
+            r"^topics: 'other' has 2 train tasks, .*; set `topics\.min_tasks` to 6, so that",
+        ),
+        (
+            UNEVEN | {"other": (1, 0), "e": (1, 1)},
+            ("topics.min_tasks=3",),
+            r"'other', merged of e, has 2 .* to 6, so that",
+        ),
+        (UNEVEN | {"other": (2, 0), "e": (1, 1)}, (), r"'other' has 2 train tasks, .* to 3, so that"),
         (
             EVEN,
             ("shift.comparisons=17",),
@@ -307,6 +323,11 @@ def test_small_topics_are_merged_by_their_train_tasks() -> None:
     of, merged = topics(EVEN | {"d": (2, 9), "e": (1, 0), "f": (0, 2)}, "topics.min_tasks=3")
     assert merged == {"d": 2, "e": 1, "f": 0}
     assert Counter(of.values()) == {"a": 9, "b": 9, "c": 9, "other": 14}
+
+
+def test_what_is_advised_for_too_few_of_other_tasks_will_do() -> None:
+    of, _ = topics(UNEVEN | {"other": (2, 9)}, "topics.min_tasks=6")
+    assert Counter(of.values()) == {"a": 9, "b": 9, "c": 9, "other": 19}
 
 
 def test_a_topic_that_is_called_other_takes_in_what_is_merged() -> None:

@@ -673,10 +673,46 @@ def test_the_presets_of_larger_models_are_planned(
     assert ("extract.base" in steps) == based
     said = " ".join(whole["remarks"])
     assert f"{rough(parameters)}, as its name says" in said
-    assert said.count("is loaded on one GPU whole") == (2 if name == "llama3-70b" else 0)
+    assert said.count("divides its blocks over 2 GPUs of 80.0 GB") == (2 if name == "llama3-70b" else 0)
+    assert {step["gpus"] for step in steps.values() if step["node"] == "gpu"} == {2 if name == "llama3-70b" else 1}
+    assert {step["gpus"] for step in steps.values() if step["node"] == "cpu"} == {0}
     load = load_config(PRESETS / f"{name}.yaml")
     assert load.encoders.keys() == {"minilm"}
     assert load.shift.stems == ["category", "targeted", "competing", "persona"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "gpus"),
+    [
+        ([], "divides its blocks over 2 GPUs of 80.0 GB", 2),
+        (
+            ["--gpu-memory", "16"],
+            "which 10 GPUs of 16.0 GB (--gpu-memory) hold, and most nodes have 8 at most: the steps",
+            10,
+        ),
+        (
+            ["--set", "model.devices=1"],
+            "which 2 GPUs of 80.0 GB (--gpu-memory) hold, and model.devices says 1: the steps",
+            1,
+        ),
+        (["--set", "model.quantisation=8bit"], "8bit ones are slower, and prompts go through one at a time.", 1),
+        (
+            ["--set", "model.dtype=float32"],
+            "extract.untrained: its weights are drawn in memory, 280 GB, and pods may",
+            4,
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    options: list[str], expected: str, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for variable in ("HF_HOME", "HF_HUB_CACHE", "PREFPROBE_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    chat = ["--set", "model={source: lab/chat-70b, dtype: bfloat16}", "--set", "encoders={}"]
+    steps, whole = planned(capsys, PRESETS / "demo.yaml", *chat, *options)
+    assert expected in " ".join(whole["remarks"])
+    assert steps["extract.model"]["gpus"] == steps["measure.train"]["gpus"] == gpus
 
 
 def test_an_answer_is_as_long_as_the_engine_asks_for() -> None:

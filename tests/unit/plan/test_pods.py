@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefprobe.config import load_config
-from prefprobe.plan.pods import DEFAULTS, MOST, Request, pod_requests
-from prefprobe.settings import Config
+from prefprobe.plan.model import model_facts
+from prefprobe.plan.pods import DEFAULTS, MOST, Request, pod_gpus, pod_requests
+from prefprobe.settings import Config, ModelSettings
 
 PRESETS = Path(__file__).parents[3] / "presets"
 
@@ -55,6 +56,34 @@ def test_weights_fit_with_a_quarter_more_and_no_pod_asks_for_more_than_it_may_ha
     assert asked.memory == min(math.ceil(2 + 1.25 * gib), MOST["model"])
     assert 1 <= asked.cpu <= DEFAULTS["model"].cpu
     assert asked.memory <= 8 * asked.cpu or asked.cpu == DEFAULTS["model"].cpu
+
+
+def test_gpus_follow_from_bytes_at_the_quantisation_and_from_what_a_preset_says(folder: Path) -> None:
+    large = f"model.source={model(folder / 'large', 70 * 10**9)}"
+    for overrides, memory, expected in (
+        ([], 80e9, 4),  # 280 GB in float32
+        (["model.dtype=bfloat16"], 80e9, 2),
+        (["model.dtype=bfloat16"], 192e9, 1),
+        (["model.quantisation=8bit"], 80e9, 1),
+        (["model.quantisation=8bit"], 48e9, 2),
+        (["model.quantisation=4bit"], 48e9, 1),
+        (["model.devices=3", "model.quantisation=4bit"], 80e9, 3),
+        (["base.source=nobody/other-8b", "base.dtype=float32"], 24e9, 13),
+        (["base.source=nobody/other-300b", "base.dtype=bfloat16"], 80e9, 9),
+    ):
+        assert pod_gpus(study(large, *overrides), memory) == expected, overrides
+    assert pod_gpus(study("model.source=nobody/unknown"), 80e9) == 1
+
+
+def test_a_quantised_model_keeps_embeddings_and_head_in_their_type(folder: Path) -> None:
+    path = model(folder / "rows", 10**9, d=1000)
+    for tied, rows in ((True, 1), (False, 2)):
+        shape = {"num_hidden_layers": 4, "hidden_size": 1000, "vocab_size": 10**5, "tie_word_embeddings": tied}
+        (path / "config.json").write_text(json.dumps(shape))
+        for name, each in (("8bit", 1.0), ("4bit", 0.5625)):
+            settings = ModelSettings(source=str(path), dtype="bfloat16", quantisation=name)
+            assert model_facts(settings).held == 2 * rows * 1e8 + each * (1e9 - rows * 1e8)
+        assert model_facts(ModelSettings(source=str(path), dtype="bfloat16")).held == 2e9
 
 
 def test_the_models_of_the_published_study_by_their_names(folder: Path) -> None:

@@ -117,6 +117,28 @@ def test_an_estimate_that_hangs_on_one_task_has_no_bounds():
     assert (found["value"], found["low"]) == (1, None)
 
 
+def test_an_accuracy_lies_between_0_and_1_and_so_do_its_bounds():
+    a, b = np.triu_indices(8, 1)
+    p = np.zeros(len(a))
+    p[0] = 1.0  # all but one choice is right, or wrong
+    for scores in (np.arange(8.0), -np.arange(8.0)):
+        found = known(accuracy_interval(scores, a, b, p))
+        assert 0 <= found["low"] < found["value"] < found["high"] <= 1
+        assert not 0 < found["value"] - 3 * found["se"] < found["value"] + 3 * found["se"] < 1
+
+
+@pytest.mark.parametrize("pairs", [5, 30, 200])
+def test_a_perfect_accuracy_of_few_choices_is_not_known_to_be_perfect(pairs):
+    scores, a, b = np.arange(2.0 * pairs), np.arange(pairs), np.arange(pairs) + pairs
+    found = known(accuracy_interval(scores, a, b, np.zeros(pairs)))
+    assert (found["value"], found["high"]) == (1, 1)
+    wilson = stats.binomtest(pairs, pairs).proportion_ci(method="wilson").low
+    assert found["low"] == pytest.approx(wilson, abs=0.1 if pairs == 5 else 0.01)
+    wrong = known(accuracy_interval(-scores, a, b, np.zeros(pairs)))
+    assert (wrong["value"], wrong["low"]) == (0, 0)
+    assert wrong["high"] == pytest.approx(1 - found["low"])
+
+
 def test_accuracy_has_the_error_of_choices_that_share_a_task():
     """Summed pair by pair of choices, as the formula stands in Aronow et al.: sum of e e' over all that share a task."""
     rng = np.random.default_rng(0)

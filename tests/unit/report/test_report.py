@@ -851,6 +851,14 @@ def test_the_method_says_what_went_through_one_prompt_at_a_time(whole) -> None:
     assert "30 choices were read in a pass of their one prompt" in said
 
 
+def test_quantised_weights_are_said(whole) -> None:
+    results, _, _ = whole
+    assert "quantised" not in " ".join(method(results))
+    config = {**results.config, "model": {**results.config["model"], "quantisation": "4bit"}}
+    said = " ".join(method(dataclasses.replace(results, config=config)))
+    assert "are quantised at load to 4 bits (NF4) by bitsandbytes: what is measured is the quantised model." in said
+
+
 def test_prompts_of_an_endpoint_are_its_own(whole) -> None:
     over = over_api(study(), engine="exact-api")
     assert "Prompts of activations are rendered with the model’s chat template;" in " ".join(method(over))

@@ -333,14 +333,28 @@ class TestPermutation:
             assert follows[name]["p"] == 1 / 201
             assert opposes[name]["p"] > 0.9
 
-    def test_takes_a_full_grid(self):
+    def test_leaves_out_the_prompt_or_the_task_of_a_gap(self):
+        s = study(noise=0.0)
+        points = table(s.dp, s.ds, s.on)
+        prompt, task = (points.column(n)[0].as_py() for n in ("prompt_id", "task_id"))
+        found = statistics(points.slice(1))
+        longer = "task_id" if s.dp.shape[1] >= s.dp.shape[0] else "prompt_id"
+        lacking = {"task_id": task, "prompt_id": prompt}[longer]
+        without = statistics(points.filter(pa.compute.not_equal(points.column(longer), lacking)))
+        for name in KINDS:
+            assert found[name]["p"] == without[name]["p"] == 1 / 201
+            assert found[name]["n"] > without[name]["n"]
+        pairs = np.eye(*s.dp.shape) > 0
+        gappy = points.filter(pa.array([*pairs.ravel(), *[True] * (points.num_rows - pairs.size)]))
+        assert statistics(gappy)["pooled"]["p"] is None
+
+    def test_of_gaps_correlations_are_of_the_points_that_there_are(self):
         s = study()
         points = table(s.dp, s.ds, s.on).slice(1)
         found = statistics(points)
         points = points.filter(pa.compute.invert(points.column("neutral")))
         assert found["n_points"] == s.dp.size - 1
         for name in KINDS:
-            assert found[name]["p"] is None
             assert found[name]["pearson"]["low"] is not None
         x, y = (np.array(points.column(c).to_pylist()) for c in ("dp", "ds"))
         assert found["pooled"]["pearson"]["value"] == pytest.approx(np.corrcoef(x, y)[0, 1])

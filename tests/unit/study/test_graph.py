@@ -159,7 +159,9 @@ def test_new_weights_new_tasks_and_new_seed_make_everything_new_that_saw_them() 
     assert "tasks" in changed("seed=1")
 
 
-@pytest.mark.parametrize("override", ["model.date=2026-02-03", "model.template={enable_thinking: false}"])
+@pytest.mark.parametrize(
+    "override", ["model.date=2026-02-03", "model.template={enable_thinking: false}", "model.quantisation=4bit"]
+)
 def test_another_prompt_is_another_key_wherever_the_model_reads_one(override: str) -> None:
     new = changed(override)
     assert {"measure.train", "extract.model.0", "extract.untrained.0", "shift-measure.0", "shift-score.0"} <= new
@@ -169,6 +171,11 @@ def test_another_prompt_is_another_key_wherever_the_model_reads_one(override: st
     assert "extract.model.0" not in of_base
     plain, dated = (keys(nodes("base.source=b", *more)) for more in ((), (override.replace("model.", "base.", 1),)))
     assert plain["extract.base.0"] != dated["extract.base.0"]
+
+
+def test_how_many_gpus_a_model_is_on_is_in_no_key_but_the_reports() -> None:
+    assert changed("model.devices=2") == {"report"}
+    assert changed("model.devices=null", "model.quantisation=null") == set()
 
 
 def test_paths_of_a_machine_are_in_no_key_but_the_reports() -> None:

@@ -97,6 +97,15 @@ def test_a_gated_set_needs_its_token(
         assert len(read(SOURCE, objects)) == 4
 
 
+@pytest.mark.parametrize("revision", [None, "c" * 40])
+@pytest.mark.parametrize("named", ["a b/c", "../../etc", "-x/y"])
+def test_what_can_be_no_id_is_one_sentence(named: str, revision: str | None, objects: ObjectStore) -> None:
+    source = TaskSource(hub=named, revision=revision)
+    for look in (pin, files_here):
+        with pytest.raises(BadConfig, match="is no id of the hub, which are owner/name"):
+            look(source, objects)
+
+
 def test_what_is_not_there_is_an_input_that_is_missing(hub: HubServer, objects: ObjectStore) -> None:
     with pytest.raises(InputMissing, match=r"^lab/tasks: the hub answers 404"):
         pin(SOURCE, objects)

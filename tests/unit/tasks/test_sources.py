@@ -210,6 +210,7 @@ def test_a_wrong_source_is_one_sentence(
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
+        ("t.csv", b"id,text,text\na,x,y\n", r"cannot be read as CSV \(the column `text` stands 2 times\)"),
         ("t.parquet", b"PAR1 no", r"^t\.parquet: cannot be read as PARQUET \("),
         ("t.jsonl", b'{"id": "a", "text": "x"}\n{"id":', r"^t\.jsonl: cannot be read as JSONL \(row 2: "),
         ("t.jsonl", b"[1]\n", r"row 1 is no object"),
@@ -218,13 +219,56 @@ def test_a_wrong_source_is_one_sentence(
         ("t.csv", b"id,text\na\n", r"line 2: 1 cells, expected 2"),
         ("t.csv", b'id,text\na,"\xff"\n', r"cannot be read as CSV"),
         ("t.jsonl", b"", r"none of 0 rows is a task \(the files are empty\)"),
-        ("t.jsonl", b'{"id": "a", "text": "x"}\n{"id": "b", "text": 5}\n', r"cannot be read as JSONL"),
+        (
+            "t.jsonl",
+            b'{"id": "a", "text": "x"}\n{"id": "b", "text": 5.5}\n',
+            r"cannot be read as JSONL \(`text` holds fr",
+        ),
     ],
 )
 def test_a_broken_file_is_one_sentence(tmp_path: Path, name: str, data: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputMissing, match=said):
         read(tmp_path / name, min_characters=1)
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["a"], ["x"], ["y"]], names=["id", "text", "text"]), tmp_path / "t.parquet")
+    with pytest.raises(InputMissing, match=r"the column `text` stands 2 times"):
+        read(tmp_path / "t.parquet", min_characters=1)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_what_is_not_asked_for_may_be_of_any_kind(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {
+            "said": [{"from": "human", "value": f"Task {i}.", "weight": 1 if i else "1"}],
+            "at": {"q": str(i), "z": i or ""},
+        }
+        for i in range(3)
+    ]
+    found = read(write(tmp_path / f"t.{suffix}", rows), id="at.q", text="said", min_characters=1)
+    assert found.texts == {str(i): f"Task {i}." for i in range(3)}
+
+
+def test_whole_numbers_among_ids_are_text_of_any_length(tmp_path: Path) -> None:
+    rows = [{"id": id_, "text": f"Task {id_}."} for id_ in ("a", 7, 2**70)]
+    path = write(tmp_path / "t.jsonl", rows)
+    assert list(read(path, min_characters=1).texts) == list(read(path).texts) == [str(2**70), "7", "a"]
+
+
+@pytest.mark.parametrize("text", ["{}", "{{}}", "{} {text}"])
+def test_a_template_names_columns(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadConfig, match="is no template of columns \\(it names no column\\); write"):
+        read(write(tmp_path / "t.jsonl", GOOD), text=text)
+
+
+@pytest.mark.parametrize("id_", ["a ", "\xa0a", "a\u2003", "a\x1d", "\x85a", "a\tb"])
+def test_ids_have_no_white_space_around_them_however_they_are_read(tmp_path: Path, id_: str) -> None:
+    path = write(tmp_path / "t.jsonl", [{**GOOD[0], "id": id_}])
+    for keys in ({}, {"min_characters": 1}):
+        with pytest.raises((BadConfig, InputMissing), match="without white space around it"):
+            read(path, **keys)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +283,7 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, name: str, data: bytes, s
         ({"sources": [{"path": "x", "revision": "main"}]}, r"`revision` is of a `hub`"),
         ({"sources": ["x.csv"], "quotas": "published"}, r"the published pool has no tasks of x\.csv"),
         ({"quotas": {"a": 0}}, r"greater than 0"),
+        ({"quotas": {}}, r"at least 1 item"),
         ({"near_duplicates": 0.3}, r"greater than or equal to 0\.7"),
     ],
 )

@@ -1,5 +1,7 @@
 """Cohen's kappa and Cramér's V against independent computations and closed forms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
@@ -93,9 +95,29 @@ def test_the_jackknife_by_cells_is_the_one_by_rows() -> None:
     other = np.where(rng.random(40) < 0.6, one, rng.integers(0, 3, 40))
     a, b = one.astype(str).tolist(), other.astype(str).tolist()
     whole = v(a, b)
-    left = [v(a[:i] + a[i + 1 :], b[:i] + b[i + 1 :])["value"] for i in range(40)]
-    se = np.sqrt(39 / 40 * ((np.array(left) - whole["value"]) ** 2).sum())
+    left = [v(a[:i] + a[i + 1 :], b[:i] + b[i + 1 :])["value"] ** 2 for i in range(40)]
+    se = np.sqrt(39 / 40 * ((np.array(left) - whole["value"] ** 2) ** 2).sum())
     assert whole["se"] == pytest.approx(se)
+
+
+def test_a_v_that_is_0_by_its_correction_is_not_known_to_be_0() -> None:
+    rng = np.random.default_rng(3)
+    p = np.full((5, 12), 0.95 / 60) + np.eye(5, 12) * 0.05 / 5  # V is 0.07
+    expected = np.outer(p.sum(1), p.sum(0))
+    truth, held, zero = float(np.sqrt(((p - expected) ** 2 / expected).sum() / 4)), 0, 0
+    for _ in range(100):
+        cells = rng.choice(60, 200, p=p.ravel())
+        found: Any = v([str(c // 12) for c in cells], [str(c % 12) for c in cells])
+        held += found["low"] <= truth <= found["high"]
+        zero += found["value"] == 0
+    assert zero > 10
+    assert held >= 90
+
+
+@pytest.mark.parametrize(("one", "other"), [("a" * 50, "b" * 50), ("a" * 50, "a" * 49 + "b"), ("ab" * 9, "ba" * 9)])
+def test_the_bounds_of_kappa_hold_it_and_are_no_less_than_it_can_be(one: str, other: str) -> None:
+    found: Any = kappa(list(one), list(other))
+    assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1
 
 
 def test_rows_of_origins_have_every_pair() -> None:

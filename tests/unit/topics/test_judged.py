@@ -119,6 +119,7 @@ def test_a_task_is_asked_about_once_whatever_fails_and_tasks_of_one_text_togethe
     [
         (Behaviour(invents=1.0), "but labels of its own such as '"),
         (Behaviour(refusals=1.0), "answers decline"),
+        (Behaviour(blocked=1.0), "questions got no answer"),
     ],
 )
 def test_a_judge_that_names_no_label_is_stopped_early(behaviour: Behaviour, said: str) -> None:

@@ -62,6 +62,15 @@ def label(**changes: Any) -> list[dict[str, Any]]:
         (values(labels=label(description=None)), "`labels.0.description` of the label red is not as expected"),
         (values(labels=label(name="dark red")), "`labels.0.name` of the label dark red is not as expected"),
         (values(labels=label(name=...)), "`labels.0.name` is missing"),
+        (
+            values(labels=label()[:2]),
+            "`labels` is not as expected: a list of three labels or more, of which one is `other`",
+        ),
+        (values(labels={"a": 1}), "`labels` is not as expected: a list of three labels or more"),
+        (
+            values(labels=["a", "b", "other"]),
+            "`labels.0` is not as expected: a mapping of name, version and labels, and a",
+        ),
         (values(labels=label(colour="x")), "`labels.0.colour` of the label red is no key of a taxonomy"),
         (values(labels=[*label()[:2], {"name": "more", "description": "M", "boundary": "N"}]), "no label `other`"),
         (values(version="1"), "`version` is not as expected"),

