@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from prefprobe.activations import compiled
+from prefprobe.activations import coming, compiled, passes
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model, forward, relative_difference
 from prefprobe.activations.prompts import PromptFormat
@@ -74,10 +74,18 @@ def padded(model: LoadedModel, prompts: Prompts, batch: int, arrange: bool) -> N
                         states[layer + 1].cpu()
 
 
-def matrix_rate() -> float:
-    """Operations a second of a product of two bfloat16 matrices of 8,192 × 8,192."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * 8192**3 / seconds(lambda: [a @ b for _ in range(20)], 3) * 20
+def matrix_rate(device: torch.device | str = "cuda", n: int = 8192) -> float:
+    """Operations a second of products of two bfloat16 matrices (n, n) of random numbers: the best of ten, warm."""
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    out, found = torch.empty_like(a), []
+    for _ in range(12):
+        torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        for _ in range(10):
+            torch.mm(a, b, out=out)
+        torch.cuda.synchronize(device)
+        found.append((time.perf_counter() - started) / 10)
+    return float(2 * n**3 / min(found[2:]))
 
 
 def seconds(run: Callable[[], object], times: int = 1) -> float:
@@ -146,6 +154,11 @@ class Bench:
                 self.model.backbone.layers = blocks
 
         return inner
+
+
+def _rows_of(forward: Callable[..., torch.Tensor], nodes: np.ndarray) -> Callable[..., torch.Tensor]:
+    """A block that computes all tokens, of which some are kept."""
+    return lambda *args, **given: forward(*args, **given)[:, torch.from_numpy(nodes).cuda()]
 
 
 def exactness(bench: Bench, prompts: Prompts) -> None:
@@ -239,11 +252,26 @@ def main() -> None:
     started = time.perf_counter()
     bench.whole(own[:2048], layers=bench.layers)()
     print(f"  (first compiled pass, with its comparison: {time.perf_counter() - started:.1f} s)", flush=True)
+    whole, behind = compiled._of_nodes, coming._BEHIND
+    compiled._of_nodes, coming._BEHIND = lambda _own, forward, nodes, *_: _rows_of(forward, nodes), 0
+    bench.way(
+        f"compiled, {compiled.COMPILED_TOKENS}, waiting for each copy, the deepest block whole",
+        some,
+        deep,
+        bench.whole(some, layers=bench.layers),
+    )
+    coming._BEHIND = behind
+    bench.way(
+        f"compiled, {compiled.COMPILED_TOKENS}, the deepest block whole",
+        some,
+        deep,
+        bench.whole(some, layers=bench.layers),
+    )
+    compiled._of_nodes = whole
+    bench.way(f"compiled, {compiled.COMPILED_TOKENS}", some, deep, bench.whole(some, layers=bench.layers))
     best = bench.way(f"compiled, {compiled.COMPILED_TOKENS}", own, deep, bench.whole(own, layers=bench.layers))
     print(f"  {best / loop:.2f} × the loop")
-    usual = compiled.COMPILED_TOKENS
-    import prefprobe.activations.passes as passes
-
+    usual = passes.COMPILED_TOKENS
     for tokens in filter(None, options.tokens.split(",")):
         passes.COMPILED_TOKENS = int(tokens)
         bench.way(f"compiled, {tokens}", some, deep, bench.whole(some, layers=bench.layers))

@@ -2,7 +2,7 @@
 
 Needs two CUDA GPUs of 80 GB; `--model llama3-70b` has more weights than one holds. Weights are random, in bfloat16, made on the
 devices where `activations/devices.py` places them, and passes are the product's. Prompts are random tokens with the lengths of
-real ones, those of benchmarks/packing_gpu.py. `useful` is real tokens × blocks that are needed × what a token costs there,
+real ones, those of benchmarks/extraction_gpu.py. `useful` is real tokens × blocks that are needed × what a token costs there,
 against the matrix rate of all GPUs that are used, measured here. Before any time is printed, what two GPUs give is compared
 with what one gives, for a model of four blocks with the same weights.
 
@@ -18,9 +18,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from packing_gpu import Letters, Prompts, tasks
+from extraction_gpu import Letters, Prompts, matrix_rate, tasks
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
+from prefprobe.activations import passes
+from prefprobe.activations.compiled import compile_blocks
 from prefprobe.activations.devices import device_map, link, weights
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model, forward, relative_difference
@@ -71,21 +73,7 @@ def random_model(config: Any, devices: list[torch.device], like: LoadedModel | N
 
 def prompts_of(n: int, rng: np.random.Generator) -> Prompts:
     """Tasks in tokens that every shape has."""
-    return [[token % 120_000 for token in task] for task in tasks(n, rng)]
-
-
-def matrix_rate(device: torch.device, n: int = 8192) -> float:
-    """FLOP a second of bfloat16 products of (n, n) matrices, the best of ten."""
-    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=device) for _ in range(2))
-    seconds = []
-    for _ in range(12):
-        torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        for _ in range(4):
-            a @ b
-        torch.cuda.synchronize(device)
-        seconds.append((time.perf_counter() - started) / 4)
-    return 2 * n**3 / min(seconds[2:])
+    return [[token % 120_000 for token in task] for task in tasks(n, rng, 73)]
 
 
 def measured(
@@ -107,9 +95,10 @@ def measured(
             seconds.append(time.perf_counter() - started)
     speed = sum(map(len, prompts)) / median(seconds)
     peaks = ", ".join(f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" for device in devices)
+    how = "compiled" if model.packing.compiled else model.packing.why or "packed"
     print(
         f"  {len(devices)} GPU, blocks {[model.block_devices.count(device) for device in devices]}: {speed:.0f} tokens/s, useful "
-        f"{100 * speed * cost / rate:.1f} % of {rate / 1e12:.0f} TFLOP/s; peak {peaks} GB; {model.packing.why or 'packed'}",
+        f"{100 * speed * cost / rate:.1f} % of {rate / 1e12:.0f} TFLOP/s; peak {peaks} GB; {how}",
         flush=True,
     )
     return speed
@@ -120,6 +109,7 @@ def compared(shape: str, devices: list[torch.device], prompts: Prompts) -> None:
     config = SHAPES[shape](4)
     one = random_model(config, devices[:1])
     several = random_model(config, devices, one)
+    compile_blocks(several)
     layers = range(one.n_layers)
     values, other = (forward(model, prompts, layers=layers, tail=2) for model in (one, several))
     apart = max(float(relative_difference(other.kept[layer], values.kept[layer]).max()) for layer in layers)
@@ -128,8 +118,10 @@ def compared(shape: str, devices: list[torch.device], prompts: Prompts) -> None:
     logits = [model.logits(passed.hidden[:, 0]) for model, passed in ((one, values), (several, other))]
     heads = float((logits[0].cpu() - logits[1].cpu()).norm() / logits[0].cpu().norm())
     assert max(apart, heads) < 0.05, (apart, heads)
+    assert several.packing.compiled
     print(
-        f"{shape}, 4 blocks: {len(devices)} GPUs against one: relative difference of a vector {apart:.1e} at most, of "
+        f"{shape}, 4 blocks: {len(devices)} GPUs, compiled, against one as it is: "
+        f"relative difference of a vector {apart:.1e} at most, of "
         f"logits {heads:.1e}"
     )
 
@@ -142,11 +134,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=8192)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     if torch.cuda.device_count() < options.gpus:
         print(f"NOT RUN: this benchmark needs {options.gpus} CUDA GPUs")
         return
+    passes.COMPILED_TOKENS = options.batch_tokens
     devices = [torch.device("cuda", k) for k in range(options.gpus)]
     rng = np.random.default_rng(0)
     compared(options.model, devices, prompts_of(16, rng))
@@ -156,8 +149,7 @@ def main() -> None:
     layers = sorted({int(depth * config.num_hidden_layers) for depth in DEPTHS})
     own = prompts_of(options.prompts, rng)
     instructions, middle, end = (rng.integers(1000, 120000, k).tolist() for k in (60, 5, 6))
-    n = max(2, options.prompts // 5)
-    pairs = [(i, int(j)) for i in range(n // 2) for j in rng.choice(n, 5, replace=False)]
+    pairs = [(i, int(j)) for i in range(128) for j in rng.choice(options.prompts, 5, replace=False)]
     kinds: dict[str, tuple[Prompts, dict[str, Any]]] = {
         "activations": (own, {"layers": layers}),
         "choices": (
@@ -182,9 +174,9 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats(device)
         print(f"  made on {len(used)} in {time.perf_counter() - started:.1f} s")
         check_model(model)
+        compile_blocks(model)
         for kind, (prompts, wanted) in kinds.items():
             print(f" {kind}: {len(prompts)} prompts, {sum(map(len, prompts))} tokens")
-            wanted |= {"batch_tokens": options.batch_tokens}
             speeds[kind].append(measured(model, prompts, used, sum(rates[: len(used)]), options.rounds, **wanted))
         del model
         torch.cuda.empty_cache()

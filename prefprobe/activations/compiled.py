@@ -64,7 +64,8 @@ def compiled_blocks(
     `deepest` gives the stream of `nodes` alone, which are sorted.
     """
     config = model.backbone.config
-    rules = model.packing.rules.of(max(skip, max(pack.positions) + 1))
+    found = model.packing.rules.of(max(skip, max(pack.positions) + 1))
+    rules = found if isinstance(found, dict) else {None: found}
     devices = model.block_devices[: deepest + 1]
     masks = {device: _masks(rules, pack, skip, device) for device in {model.device, *devices}}
     kinds = {id(mask): kind for kind, mask in masks[model.device].items()}
@@ -82,7 +83,7 @@ def compiled_blocks(
         config._attn_implementation = "flex_attention"
         stack.callback(setattr, config, "_attn_implementation", own)
         stack.enter_context(torch._dynamo.config.patch(recompile_limit=64, specialize_float=True))
-        yield masks[model.device] if isinstance(rules, dict) else masks[model.device][None]
+        yield masks[model.device] if isinstance(found, dict) else masks[model.device][None]
 
 
 def _of_nodes(own: Any, compiled: Any, nodes: np.ndarray, n: int, masks: Masks, narrow: Masks) -> Any:
@@ -143,12 +144,14 @@ def _given(kinds: dict[int, Any], masks: Masks, before: _Keys | None) -> Any:
     return hook
 
 
-def _masks(rules: Any, pack: Pack, skip: int, device: torch.device, nodes: np.ndarray | None = None) -> Masks:
+def _masks(
+    rules: dict[str | None, Any], pack: Pack, skip: int, device: torch.device, nodes: np.ndarray | None = None
+) -> Masks:
     """What a row's tokens may look at; with `nodes` what these may, whose own keys come once more behind those of all and are
     hidden.
 
-    `rules` are `DistanceRules.of`. In depth-first order a node's descendants follow it, so that an ancestor is known by
-    where its last descendant ends.
+    `rules` are as `DistanceRules.of` gives them. In depth-first order a node's descendants follow it, so that an ancestor is
+    known by where its last descendant ends.
     """
     n = len(pack.tokens)
     own = np.arange(n) if nodes is None else nodes
@@ -184,6 +187,7 @@ def _masks(rules: Any, pack: Pack, skip: int, device: torch.device, nodes: np.nd
         allowed = None if rule is None else rule.to(device)
 
         def near_ancestor(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            assert allowed is not None
             return ancestor(batch, head, query, key) & allowed[queries[query], keys[key]]
 
         sees = ancestor if allowed is None else near_ancestor
@@ -193,7 +197,7 @@ def _masks(rules: Any, pack: Pack, skip: int, device: torch.device, nodes: np.nd
             compute_q_blocks=False,
         )  # fmt: skip
 
-    return {kind: mask(rule) for kind, rule in (rules if isinstance(rules, dict) else {None: rules}).items()}
+    return {kind: mask(rule) for kind, rule in rules.items()}
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
