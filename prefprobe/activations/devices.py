@@ -169,6 +169,8 @@ def chained(source: str, model: Any, on: torch.device) -> None:
     try:
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=on), use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadConfig(
             f"{source}: blocks of {type(model).__name__} cannot be divided over several GPUs; use one that holds them "

@@ -82,10 +82,8 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights that are not quantised, and of passes."""
-        return next(
-            p.dtype for p in self.backbone.parameters() if p.is_floating_point()
-        )  # quantised ones are whole numbers
+        """Type of passes, and of the weights; quantised ones are whole numbers."""
+        return next(p.dtype for p in self.backbone.parameters() if p.is_floating_point())
 
     @property
     def block_devices(self) -> list[torch.device]:
