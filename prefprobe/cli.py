@@ -247,13 +247,14 @@ def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Pat
 def step(name: str, shard: int | None, out: Path | None, run_id: str, store: str) -> None:
     """Run one step of a run alone: `extract`, or one node of it, such as `extract.model.3`."""
     from prefprobe.progress import Progress
-    from prefprobe.study.export import copy_outputs
     from prefprobe.study.run import Run, run_nodes
 
     study = Run.open(store, run_id)
     nodes = study.select(name, shard)
     run_nodes(study, nodes, Progress())
     if out is not None:
+        from prefprobe.study.export import copy_outputs
+
         copy_outputs(study, nodes, out)
 
 

@@ -208,9 +208,11 @@ class StepStore:
         return value
 
     def _stored_manifest(self) -> Manifest | None:
-        if self.objects.size(self._manifest_key) is None:
+        try:
+            data = self.objects.get(self._manifest_key)
+        except InputMissing:
             return None
-        return self._parse_manifest(self.objects.get(self._manifest_key))
+        return self._parse_manifest(data)
 
     def _parse_manifest(self, data: bytes) -> Manifest:
         manifest = self._parsed(_MANIFEST, self._manifest_key, data)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefprobe.errors import BadConfig
-from prefprobe.features.matrix import join_features
 from prefprobe.store.formats import json_bytes, npz_bytes, read_npz
 from prefprobe.study.graph import Node
 from prefprobe.study.run import Run
@@ -16,6 +15,8 @@ def export_features(run: Run, features: str, out: Path) -> str:
 
     Raises InputMissing if the activations are not in the store, BadConfig if a file would be overwritten.
     """
+    from prefprobe.features.matrix import join_features
+
     files = [out / "activations.npz", out / "completions.json"]
     there = [f for f in files if f.exists()]
     if there:

@@ -6,9 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefprobe import __version__
 from prefprobe.config import parse_config
@@ -21,8 +19,10 @@ from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Manifest, StepStore, read_output
 from prefprobe.study.graph import Node, graph
 from prefprobe.study.job import Job
-from prefprobe.study.pins import pin_sources
 from prefprobe.study.versions import versions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -56,6 +56,8 @@ class Run:
 
         Nothing is written yet. Raises BadConfig if `run_id` is taken by another config.
         """
+        from prefprobe.study.pins import pin_sources  # reads encoders and task files, which an open run has done
+
         objects = ObjectStore.open(store)
         pins = pin_sources(config, objects)
         settings = config.model_dump(mode="json")
@@ -143,7 +145,7 @@ class Run:
             raise BadConfig(f"{node} has no {name}; its outputs are {', '.join(sorted(manifest.outputs))}.")
         return read_output(self.objects, manifest, name)
 
-    def table(self, node: str, name: str) -> pa.Table:
+    def table(self, node: str, name: str) -> "pa.Table":
         """A Parquet output as an Arrow table, which pandas, Polars and DuckDB read as it is; BadConfig for another file."""
         data = self.read(node, name)
         if not name.endswith(".parquet"):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from prefprobe.cli import main
 from prefprobe.progress import Progress
@@ -280,7 +279,7 @@ def test_outcome_is_written_whatever_is_known(tmp_path: Path, failures: str) -> 
 def test_progress_is_counted_for_argo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "progress"
     monkeypatch.setenv("ARGO_PROGRESS_FILE", str(file))
-    progress = Progress(Console(file=(tmp_path / "log").open("w")))
+    progress = Progress((tmp_path / "log").open("w"))
     progress.start(0, "tasks")
     assert not file.exists()
     progress.start(40, "tasks", resumed=8)
