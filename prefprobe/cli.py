@@ -208,8 +208,8 @@ def taxonomy(preset: Path, sample: int, labels: int, overrides: tuple[str, ...],
 def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Path | None, store: str) -> None:
     """Pin every source and put the run into the store, for others to run its steps.
 
-    In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes, which a workflow
-    fans out over, and `model-memory` and the like what its pods ask for.
+    In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes that are not done,
+    which a workflow fans out over, and `model-memory` and the like what its pods ask for.
     """
     from prefprobe.cluster.pod import require_models
     from prefprobe.config import load_config
@@ -225,15 +225,18 @@ def start(preset: Path, text: str, lines: tuple[str, ...], run_id: str, out: Pat
     study = Run.create(store, config, run_id or None)
     requests = pod_requests(config)
     study.save()
+    left = study.left()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "run").write_text(study.id)
-        for name, nodes in fan_out(study.nodes).items():
+        # the report in any case: its pod hands the page to Argo
+        for name, nodes in fan_out(left or [study.nodes["report"]]).items():
             (out / name).write_bytes(canonical_json(nodes))
         for holds, request in requests.items():
             (out / f"{holds}-cpu").write_text(str(request.cpu))
             (out / f"{holds}-memory").write_text(f"{request.memory}Gi")
-    click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes")
+    done = len(study.nodes) - len(left)
+    click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes, of which {done} are done")
 
 
 @main.command()

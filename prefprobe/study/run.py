@@ -159,6 +159,14 @@ class Run:
             raise BadConfig(f"{node}: {name} is no JSON; read its bytes with `read`.")
         return read_json(data)
 
+    def left(self) -> list[Node]:
+        """The nodes that are not done, in their order; what an open one comes before is open too."""
+        found: dict[str, Node] = {}
+        for node in self.nodes.values():
+            if any(name in found for name in node.reads) or self.manifest(node) is None:
+                found[node.id] = node
+        return list(found.values())
+
     def state(self, node: Node) -> NodeState:
         """How far the node is, read from the store."""
         store = self.step_store(node)

@@ -11,7 +11,7 @@ from prefprobe.cli import main
 from prefprobe.progress import Progress
 from prefprobe.store.formats import read_json
 from prefprobe.store.objects import ObjectStore
-from prefprobe.study.graph import STEPS
+from prefprobe.study.graph import STEPS, TEMPLATES
 from prefprobe.study.run import Run
 
 
@@ -54,6 +54,27 @@ def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsy
     assert fanned["shift-score"] == [f"shift-score.{k}" for k in range(3)]
     assert fanned["measure"] == ["measure.train", "measure.eval"]
     assert run.id in capsys.readouterr().out
+
+
+def test_start_lists_what_is_not_done_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, out, preset = tmp_path / "store", tmp_path / "out", study(tmp_path)
+
+    def listed() -> set[str]:
+        assert call("start", preset, "--out", out, "--store", store) == 0
+        return {node for name in TEMPLATES for node in json.loads((out / name).read_text())}
+
+    assert listed() == set(Run.open(str(store), (out / "run").read_text()).nodes)
+    run = Run.open(str(store), (out / "run").read_text())
+    for node in run.nodes.values():
+        of = run.step_store(node)
+        assert of is not None
+        of.commit({"result": node.id.encode()}, {})
+    assert listed() == {"report"}
+    assert f"{len(run.nodes)} nodes, of which {len(run.nodes)} are done" in capsys.readouterr().out
+    lost = run.finished("measure.eval")
+    run.objects.delete(f"steps/measure/{lost.key}/manifest.json")
+    behind = {n.id for n in run.nodes.values() if n.id.startswith(("probe", "hoo", "content"))}
+    assert listed() == {"measure.eval", "shift-score.0", "shift-score.1", "shift-score.2", "shift", "report"} | behind
 
 
 def test_start_says_what_the_pods_of_the_study_ask_for(tmp_path: Path) -> None:
