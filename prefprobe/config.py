@@ -117,7 +117,8 @@ def _environment() -> dict[str, Any]:
         if name.startswith(_PREFIX) and "__" in name and first not in Config.model_fields:
             raise BadConfig(f"environment: {name}: there is no block of settings `{first}`; correct it or unset it.")
     try:
-        return EnvSettingsSource(Config, env_prefix=_PREFIX, env_nested_delimiter="__")()
+        # a plain model will do, though it says otherwise: all that a class of settings has beyond one is given here
+        return EnvSettingsSource(Config, env_prefix=_PREFIX, env_nested_delimiter="__")()  # type: ignore[arg-type]
     except SettingsError as error:
         block = re.search(r'field "(\w+)"', str(error))
         name = f"{_PREFIX}{block[1].upper() if block else ''}"

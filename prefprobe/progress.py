@@ -34,11 +34,7 @@ class Progress:
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
-        self._console: Console | None = None
-        if self._out.isatty():
-            from rich.console import Console
-
-            self._console = Console(file=self._out, highlight=False, soft_wrap=True)
+        self._console = _terminal(self._out)
         self._stop = 0
         self._bars: Bars | None = None
         self._bar: TaskID | None = None
@@ -139,3 +135,12 @@ class Progress:
         rate = (self._done - self._resumed) / seconds
         left = int((self._total - self._done) / rate)
         return f"{count}  {rate:.1f}/s  {left // 60}:{left % 60:02d} left"
+
+
+def _terminal(out: TextIO) -> "Console | None":
+    """A console for bars; None where nobody watches."""
+    if not out.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(file=out, highlight=False, soft_wrap=True)
