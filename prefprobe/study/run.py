@@ -17,9 +17,9 @@ from prefprobe.store.formats import json_bytes, read_json, read_parquet
 from prefprobe.store.keys import canonical_json, input_key, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Manifest, StepStore, read_output
-from prefprobe.study.graph import Node, graph
+from prefprobe.study.graph import TEMPLATES, Node, graph
 from prefprobe.study.job import Job
-from prefprobe.study.versions import versions
+from prefprobe.study.versions import gpus, versions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +36,8 @@ class NodeState:
     """None while an input is missing."""
     parts: int = 0
     seconds: float | None = None
+    gpu_seconds: float = 0.0
+    """Seconds by the number of GPUs that the step held meanwhile."""
 
 
 class Run:
@@ -174,7 +176,10 @@ class Run:
             return NodeState("waiting", None)
         manifest = self.manifest(node)
         if manifest is not None:
-            return NodeState("done", store.key, seconds=manifest.meta.get("seconds"))
+            meta = manifest.meta
+            return NodeState(
+                "done", store.key, seconds=meta.get("seconds"), gpu_seconds=meta.get("gpu_seconds", 0.0)
+            )
         parts = len(store.parts())
         return NodeState("part" if parts else "open", store.key, parts)
 
@@ -200,7 +205,10 @@ class Run:
         inputs = {name: self._manifests[name] for name in node.reads}
         job = Job(node, self.config, self.pins, self.id, inputs, store, self.objects, progress)
         outputs = _load_job(node).run(job)
-        meta = {"node": node.id, "seconds": round(time.monotonic() - started, 2), "versions": versions()}
+        seconds = time.monotonic() - started
+        meta = {"node": node.id, "seconds": round(seconds, 2), "versions": versions()}
+        if TEMPLATES[node.template].node == "gpu" and (held := gpus()):
+            meta["gpu_seconds"] = round(held * seconds, 2)
         self._manifests[node.id] = store.commit(outputs, meta)
         self._save(node, self._manifests[node.id])
         return self._manifests[node.id], False
