@@ -1,6 +1,7 @@
 """The verbs that a workflow calls: start and outcome, and what a pod leaves for Kubernetes and Argo."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,6 +57,27 @@ def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsy
     assert run.id in capsys.readouterr().out
 
 
+def finish(run: Run) -> None:
+    """Give every node a result."""
+    for node in run.nodes.values():
+        of = run.step_store(node)
+        assert of is not None
+        of.commit({"result": node.id.encode()}, {})
+
+
+@pytest.mark.parametrize("node", ["tasks", "extract.model.0", "shift"])
+def test_a_step_that_finds_its_work_done_loads_nothing_heavy(tmp_path: Path, node: str) -> None:
+    store = tmp_path / "store"
+    assert call("start", study(tmp_path), "--run", "r", "--store", store) == 0
+    finish(Run.open(str(store), "r"))
+    command = ["step", node, "--run", "r", "--store", str(store)]
+    code = f"import sys\nfrom prefprobe.cli import main\nmain({command!r})\nprint(*(m.partition('.')[0] for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == f"[1/1] {node}  cached\n"
+    heavy = {"torch", "transformers", "numpy", "scipy", "pyarrow", "rich", "pydantic_settings", "jinja2", "kubernetes"}
+    assert not heavy & set(done.stdout.split())
+
+
 def test_start_lists_what_is_not_done_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, out, preset = tmp_path / "store", tmp_path / "out", study(tmp_path)
 
@@ -65,10 +87,7 @@ def test_start_lists_what_is_not_done_and_the_report(tmp_path: Path, capsys: pyt
 
     assert listed() == set(Run.open(str(store), (out / "run").read_text()).nodes)
     run = Run.open(str(store), (out / "run").read_text())
-    for node in run.nodes.values():
-        of = run.step_store(node)
-        assert of is not None
-        of.commit({"result": node.id.encode()}, {})
+    finish(run)
     assert listed() == {"report"}
     assert f"{len(run.nodes)} nodes, of which {len(run.nodes)} are done" in capsys.readouterr().out
     lost = run.finished("measure.eval")
