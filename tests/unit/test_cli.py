@@ -54,6 +54,7 @@ def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsy
     )
     assert fanned["shift-score"] == [f"shift-score.{k}" for k in range(3)]
     assert fanned["measure"] == ["measure.train", "measure.eval"]
+    assert fanned["content"] == []  # there is no encoder
     assert run.id in capsys.readouterr().out
 
 
