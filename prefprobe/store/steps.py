@@ -193,7 +193,14 @@ class StepStore:
         return first
 
     def _complete(self, manifest: Manifest) -> bool:
-        return all(self.objects.size(cas_key(o.digest)) == o.size for o in manifest.outputs.values())
+        outputs = manifest.outputs.values()
+        if len(outputs) < _READERS:
+            return all(map(self._is_there, outputs))
+        with ThreadPoolExecutor(_READERS) as pool:  # of a large study hundreds of parts, which every later step looks for
+            return all(pool.map(self._is_there, outputs))
+
+    def _is_there(self, output: Output) -> bool:
+        return self.objects.size(cas_key(output.digest)) == output.size
 
     def _stored_output(self, name: str, value: bytes | Output) -> Output:
         if isinstance(value, bytes):
