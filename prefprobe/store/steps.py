@@ -196,7 +196,8 @@ class StepStore:
         outputs = manifest.outputs.values()
         if len(outputs) < _READERS:
             return all(map(self._is_there, outputs))
-        with ThreadPoolExecutor(_READERS) as pool:  # of a large study hundreds of parts, which every later step looks for
+        # of a large study hundreds of parts, which every later step looks for
+        with ThreadPoolExecutor(_READERS) as pool:
             return all(pool.map(self._is_there, outputs))
 
     def _is_there(self, output: Output) -> bool:
