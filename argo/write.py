@@ -3,7 +3,7 @@
 In the skeletons a line that begins with %% and what stands in << >> is Jinja's; double braces are Argo's.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,21 +167,21 @@ def written() -> dict[str, str]:
         comment_end_string="#>",
         keep_trailing_newline=True,
     )
-    several, waits = _fan_out(), _waits()
+    waits = _waits()
     skeleton = environment.get_template("leaf.yaml.j2")
-    files = {name: skeleton.render(_values(name, several)) for name in LEAVES}
+    files = {name: skeleton.render(_values(name)) for name in LEAVES}
     tasks: list[dict[str, Any]] = []
     for name in TEMPLATES:
         holds = LEAVES[name].holds
-        alike = name in several and any(task["several"] and task["holds"] == holds for task in tasks)
+        alike = any(task["holds"] == holds for task in tasks)
         task = {"name": name, "waits": waits[name] or ["start"], "note": NOTES.get(name), "why": WHY.get(name)}
-        tasks.append(task | {"several": name in several, "holds": holds, "arguments": holds or "node", "alike": alike})
+        tasks.append(task | {"holds": holds, "arguments": holds or "node", "alike": alike})
     presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     files["replicate"] = environment.get_template("replicate.yaml.j2").render(tasks=tasks, presets=presets)
     return files
 
 
-def _values(name: str, several: list[str]) -> dict[str, Any]:
+def _values(name: str) -> dict[str, Any]:
     """What the skeleton of a leaf says by name."""
     leaf, template = LEAVES[name], TEMPLATES.get(name)
     request = {"cpu": leaf.cpu, "memory": leaf.memory, "limit": leaf.limit}
@@ -194,13 +194,13 @@ def _values(name: str, several: list[str]) -> dict[str, Any]:
         "step": template.step.name if template else None,
         "node": template.node if template else "cpu",
         "request": request,
-        "files": [*several, *(f"{kind}-{what}" for kind in DEFAULTS for what in ("cpu", "memory")), "model-gpus"],
+        "files": [*TEMPLATES, *(f"{kind}-{what}" for kind in DEFAULTS for what in ("cpu", "memory")), "model-gpus"],
         "version": __version__,
     }
 
 
 def _graphs() -> Iterator[dict[str, Node]]:
-    """Of studies that have, between them, a node of every template, and two of whatever can have two."""
+    """Of studies that have, between them, a node of every template."""
     demo, shards = PRESETS / "demo.yaml", ["activations.shards=2", "probes.shards=2", "shift.shards=2"]
     api = ["choices.engine=api", "choices.api.base_url=http://localhost", "choices.api.model=any"]
     pins: dict[str, str] = defaultdict(str)
@@ -210,12 +210,6 @@ def _graphs() -> Iterator[dict[str, Node]]:
     yield graph(load_config(demo, [*judges, "topics.second.by=local"]), pins, "")
     with_torch = {f"encoder.{name}.torch": "" for name in load_config(demo).encoders}
     yield graph(load_config(demo, shards), defaultdict(str, with_torch), "")
-
-
-def _fan_out() -> list[str]:
-    """The templates of which a study may have several nodes, or none."""
-    counts = [Counter(node.template for node in nodes.values()) for nodes in _graphs()]
-    return [name for name in TEMPLATES if any(count[name] != 1 for count in counts)]
 
 
 def _waits() -> dict[str, list[str]]:

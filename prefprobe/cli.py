@@ -220,8 +220,8 @@ def start(
 ) -> None:
     """Pin every source and put the run into the store, for others to run its steps.
 
-    In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes, which a workflow
-    fans out over, and `model-memory` and the like what its pods ask for.
+    In --out, the file `run` holds the run's id, a file for each Argo template a JSON list of its nodes that are not done,
+    which a workflow fans out over, and `model-memory` and the like what its pods ask for.
     """
     from prefprobe.cluster.pod import require_models
     from prefprobe.config import load_config
@@ -237,16 +237,19 @@ def start(
     study = Run.create(store, config, run_id or None)
     requests, gpus = pod_requests(config), pod_gpus(config, gpu_memory * 1e9)
     study.save()
+    left = study.left()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "run").write_text(study.id)
-        for name, nodes in fan_out(study.nodes).items():
+        # the report in any case: its pod hands the page to Argo
+        for name, nodes in fan_out(left or [study.nodes["report"]]).items():
             (out / name).write_bytes(canonical_json(nodes))
         for holds, request in requests.items():
             (out / f"{holds}-cpu").write_text(str(request.cpu))
             (out / f"{holds}-memory").write_text(f"{request.memory}Gi")
         (out / "model-gpus").write_text(str(gpus))
-    click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes")
+    done = len(study.nodes) - len(left)
+    click.echo(f"run {study.id} in {study.objects.url}: {len(study.nodes)} nodes, of which {done} are done")
 
 
 @main.command()
@@ -260,13 +263,14 @@ def start(
 def step(name: str, shard: int | None, out: Path | None, run_id: str, store: str) -> None:
     """Run one step of a run alone: `extract`, or one node of it, such as `extract.model.3`."""
     from prefprobe.progress import Progress
-    from prefprobe.study.export import copy_outputs
     from prefprobe.study.run import Run, run_nodes
 
     study = Run.open(store, run_id)
     nodes = study.select(name, shard)
     run_nodes(study, nodes, Progress())
     if out is not None:
+        from prefprobe.study.export import copy_outputs
+
         copy_outputs(study, nodes, out)
 
 

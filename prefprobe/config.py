@@ -17,13 +17,14 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource, SettingsError
 
 from prefprobe.errors import BadConfig
 from prefprobe.settings import Config
 from prefprobe.settings.base import Settings
 from prefprobe.yaml_text import parse_yaml
 
+_PREFIX = "PREFPROBE_"
+"""Of the environment's variables that hold settings."""
 _OF_A_SOURCE = ("name", "revision")
 """What a model's settings say of its source alone."""
 
@@ -108,16 +109,19 @@ def _read(preset: Path) -> bytes:
 
 
 def _environment() -> dict[str, Any]:
-    prefix = str(Config.model_config["env_prefix"])
+    # imported here: it takes as long as all other settings together, and a step of a saved run reads no environment
+    from pydantic_settings import EnvSettingsSource, SettingsError
+
     for name in os.environ:  # one without __ may be another variable of this program's
-        first = name.removeprefix(prefix).partition("__")[0].lower()
-        if name.startswith(prefix) and "__" in name and first not in Config.model_fields:
+        first = name.removeprefix(_PREFIX).partition("__")[0].lower()
+        if name.startswith(_PREFIX) and "__" in name and first not in Config.model_fields:
             raise BadConfig(f"environment: {name}: there is no block of settings `{first}`; correct it or unset it.")
     try:
-        return EnvSettingsSource(Config)()
+        # a plain model will do, though it says otherwise: all that a class of settings has beyond one is given here
+        return EnvSettingsSource(Config, env_prefix=_PREFIX, env_nested_delimiter="__")()  # type: ignore[arg-type]
     except SettingsError as error:
         block = re.search(r'field "(\w+)"', str(error))
-        name = f"{Config.model_config['env_prefix']}{block[1].upper() if block else ''}"
+        name = f"{_PREFIX}{block[1].upper() if block else ''}"
         raise BadConfig(
             f"environment: a variable whose name begins with {name} is not valid JSON, as a block or a list of settings "
             "must be; correct it or unset it."

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bars
+from typing import TYPE_CHECKING, TextIO
 
 from prefprobe.errors import TemporaryFailure
+
+if TYPE_CHECKING:  # rich is loaded on a terminal alone
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 _LINE_EVERY = 10.0  # seconds between plain lines of one step
 _FILE_EVERY = 1.0  # and between counts for Argo, which looks every three seconds
@@ -30,8 +32,9 @@ class Stopped(TemporaryFailure):
 class Progress:
     """Shows steps and counts within them; `advance` is also where a requested stop takes effect."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
+        self._console = _terminal(self._out)
         self._stop = 0
         self._bars: Bars | None = None
         self._bar: TaskID | None = None
@@ -44,7 +47,7 @@ class Progress:
     @classmethod
     def silent(cls) -> "Progress":
         """Shows nothing."""
-        return cls(Console(file=io.StringIO()))
+        return cls(io.StringIO())
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -54,7 +57,7 @@ class Progress:
             if self._stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._stop = number
-            self.console.print("stopping after the part in work …")
+            self.line("stopping after the part in work …")
 
         before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -71,7 +74,11 @@ class Progress:
 
     def line(self, text: str) -> None:
         """One plain line, above the bars where there are any."""
-        self.console.print(text, markup=False)
+        if self._console is None:
+            self._out.write(f"{text}\n")
+            self._out.flush()
+        else:
+            self._console.print(text, markup=False)
 
     @contextmanager
     def step(self, prefix: str) -> Iterator[None]:
@@ -88,10 +95,13 @@ class Progress:
         """Count `total` of something, `resumed` of which were done by an earlier process."""
         self._total, self._unit, self._done, self._resumed = total, unit, resumed, resumed
         self._started = self._shown = time.monotonic()
-        if self.console.is_terminal:
+        if self._console is not None:
             if self._bars is None:
+                from rich.progress import BarColumn, TextColumn
+                from rich.progress import Progress as Bars
+
                 columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[rate]}"))
-                self._bars = Bars(*columns, console=self.console, transient=True)
+                self._bars = Bars(*columns, console=self._console, transient=True)
                 self._bars.start()
             if self._bar is not None:
                 self._bars.remove_task(self._bar)
@@ -125,3 +135,12 @@ class Progress:
         rate = (self._done - self._resumed) / seconds
         left = int((self._total - self._done) / rate)
         return f"{count}  {rate:.1f}/s  {left // 60}:{left % 60:02d} left"
+
+
+def _terminal(out: TextIO) -> "Console | None":
+    """A console for bars; None where nobody watches."""
+    if not out.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(file=out, highlight=False, soft_wrap=True)

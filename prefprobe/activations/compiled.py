@@ -29,6 +29,8 @@ _WORTH = 2e16
 _BLOCK = 128
 """Tokens in a block of FlexAttention's mask."""
 _BACKEND = "inductor"
+_KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
+"""The kernel for few queries knows no lengths that change."""
 Beginning = list[tuple[torch.Tensor, torch.Tensor]]
 Masks = dict[str | None, BlockMask]
 """By kind of layer; None where there is one kind."""
@@ -139,7 +141,8 @@ def _given(kinds: dict[int, Any], masks: Masks, before: _Keys | None) -> Any:
     """Gives a block the mask of its kind on its device, and its own keys instead of a cache."""
 
     def hook(_module: Any, args: Any, given: dict[str, Any]) -> Any:
-        return args, given | {"attention_mask": masks[kinds[id(given["attention_mask"])]], "past_key_values": before}
+        mask = masks[kinds[id(given["attention_mask"])]]
+        return args, given | {"attention_mask": mask, "past_key_values": before, "kernel_options": _KERNEL}
 
     return hook
 

@@ -1,7 +1,9 @@
 """Activations of many prompts, in immutable parts that a later process goes on from."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -183,15 +185,29 @@ def extract(
             f"{model.context:,}; shorten it or leave it out."
         )
     spans = _spans(model, of, tokens, positions)
-    for name, chunk in zip(names, chunks, strict=True):
-        if name in there:
-            store.read_part(name)  # a corrupt part must stop this step, not a later one
-            continue
-        names_of = [of[i][0] for i in chunk]
-        passed = _streams(model, [tokens[i] for i in chunk], [spans[i] for i in chunk], layers, names_of)
-        if passed.alone and ALONE not in there:
-            there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
-        arrays = {"task_ids": np.array([rows[i][0] for i in chunk]), **_arrays(passed, positions, dtype, names_of)}
-        there[name] = store.write_part(name, npz_bytes(arrays))
-        progress.advance(len(chunk))
+    behind = 0 if model.device.type == "cpu" else 1  # a GPU goes on while a part is written
+    writing: deque[tuple[str, int, Future[Output]]] = deque()
+
+    def write(name: str, arrays: dict[str, np.ndarray]) -> Output:
+        return store.write_part(name, npz_bytes(arrays))
+
+    def written(but: int) -> None:
+        while len(writing) > but:
+            name, n, output = writing.popleft()
+            there[name] = output.result()
+            progress.advance(n)
+
+    with ThreadPoolExecutor(1) as writer:  # at a stop it writes what has been computed
+        for name, chunk in zip(names, chunks, strict=True):
+            if name in there:
+                store.read_part(name)  # a corrupt part must stop this step, not a later one
+                continue
+            names_of = [of[i][0] for i in chunk]
+            passed = _streams(model, [tokens[i] for i in chunk], [spans[i] for i in chunk], layers, names_of)
+            if passed.alone and ALONE not in there:
+                there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
+            arrays = {"task_ids": np.array([rows[i][0] for i in chunk]), **_arrays(passed, positions, dtype, names_of)}
+            writing.append((name, len(chunk), writer.submit(write, name, arrays)))
+            written(behind)
+        written(0)
     return {name: there[name] for name in names}

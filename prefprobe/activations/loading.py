@@ -210,14 +210,17 @@ def _safetensors_folder(path: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
+    from prefprobe.activations.gguf_files import read_once
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = _whole(
-            gguf.name,
-            *AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
-            ),
-        )
+        with read_once():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = _whole(
+                gguf.name,
+                *AutoModelForCausalLM.from_pretrained(
+                    gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+                ),
+            )
     except (ValueError, OSError) as error:
         raise BadConfig(f"{gguf.name}: not a GGUF file that transformers can read: {error}") from error
     config = model.config

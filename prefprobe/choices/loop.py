@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import spearmanr
 
 from prefprobe.choices.engine import Spend
 from prefprobe.choices.log import ChoiceLog, comparisons, nothing_said
@@ -146,6 +145,8 @@ def _rank_correlation(before: Floats, after: Floats) -> float | None:
     """Spearman's, of utilities (n,) after two rounds; None where one of them puts no task before another."""
     if np.ptp(before) == 0.0 or np.ptp(after) == 0.0:
         return None
+    from scipy.stats import spearmanr  # here, as in `probes.metrics`
+
     return float(spearmanr(before, after).statistic)
 
 

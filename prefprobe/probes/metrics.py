@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from prefprobe.probes.intervals import Interval, around, around_r, fisher, jackknife_se
 
@@ -25,6 +24,8 @@ def pearson(x: Floats, y: Floats) -> float | None:
 
 def spearman(x: Floats, y: Floats) -> float | None:
     """Spearman rank correlation of x (n,) and y (n,); ties share their mean rank."""
+    from scipy.stats import rankdata  # takes longer to import than all else here, and most steps rank nothing
+
     return pearson(rankdata(x), rankdata(y))
 
 

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from prefprobe.settings.activations import ActivationSettings
 from prefprobe.settings.api import ApiSettings
@@ -211,12 +210,8 @@ def _named(encoders: dict[str, str]) -> dict[str, str]:
     return encoders
 
 
-class Config(BaseSettings):
+class Config(Settings):
     """A whole study."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="PREFPROBE_", env_nested_delimiter="__", protected_namespaces=()
-    )
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="the beginning of a run's id")
     seed: int = Field(default=0, description="everything random follows from it")
@@ -242,15 +237,3 @@ class Config(BaseSettings):
         if taken:
             raise ValueError(f"encoders: {taken[0]!r} is what activations at another position are called; rename it")
         return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Values come merged from `load_config`; nothing else is read behind its back."""
-        return (init_settings,)

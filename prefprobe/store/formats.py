@@ -4,14 +4,13 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from typing import IO, Any, NoReturn
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pc
-import pyarrow.parquet as pq
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from prefprobe.store.keys import require_string_keys
+
+if TYPE_CHECKING:  # each is imported where it is used: what is stored already is found by JSON alone
+    import numpy as np
+    import pyarrow as pa
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 ZIP_UNIX = 3
@@ -33,12 +32,15 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"JSON has no value {name}")
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: "pa.Table") -> bytes:
     """Parquet (zstd) with fixed writer settings; schema metadata such as pandas' is dropped.
 
     The bytes do not depend on how the table is chunked. They do name the version of the writer, so that another
     release of pyarrow may give other bytes.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(None).combine_chunks(),
@@ -55,24 +57,30 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return data
 
 
-def read_parquet(data: bytes) -> pa.Table:
+def read_parquet(data: bytes) -> "pa.Table":
     """The table of Parquet bytes. Raises pyarrow.ArrowInvalid for bytes that are not Parquet.
 
     No thread of Arrow's takes part: one that still held `data` while the interpreter ends would abort the process, and
     its exit code would be lost.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
-def csv_bytes(table: pa.Table) -> bytes:
+def csv_bytes(table: "pa.Table") -> bytes:
     """CSV with a header; floats with as many digits as bring them back exactly."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
     sink = pa.BufferOutputStream()
     pc.write_csv(table, sink, pc.WriteOptions(quoting_style="needed"))
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
 
-def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+def npz_bytes(arrays: "Mapping[str, np.ndarray[Any, Any]]") -> bytes:
     """Uncompressed NPZ with its members in the order of their names, in C order.
 
     Raises ValueError for arrays of Python objects, which would need pickle.
@@ -82,8 +90,10 @@ def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def write_npz(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> None:
+def write_npz(file: IO[bytes], arrays: "Iterable[tuple[str, np.ndarray[Any, Any]]]") -> None:
     """The same into a file, with its members in the order that they come in."""
+    import numpy as np
+
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays:
             member = zipfile.ZipInfo(f"{name}.npy", date_time=ZIP_EPOCH)
@@ -93,7 +103,9 @@ def write_npz(file: IO[bytes], arrays: Iterable[tuple[str, np.ndarray[Any, Any]]
                 np.lib.format.write_array(handle, np.asarray(array, order="C"), allow_pickle=False)
 
 
-def read_npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+def read_npz(data: bytes) -> "dict[str, np.ndarray[Any, Any]]":
     """All arrays of NPZ bytes. Raises ValueError for members that need pickle."""
+    import numpy as np
+
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}

@@ -193,7 +193,15 @@ class StepStore:
         return first
 
     def _complete(self, manifest: Manifest) -> bool:
-        return all(self.objects.size(cas_key(o.digest)) == o.size for o in manifest.outputs.values())
+        outputs = manifest.outputs.values()
+        if len(outputs) < _READERS:
+            return all(map(self._is_there, outputs))
+        # of a large study hundreds of parts, which every later step looks for
+        with ThreadPoolExecutor(_READERS) as pool:
+            return all(pool.map(self._is_there, outputs))
+
+    def _is_there(self, output: Output) -> bool:
+        return self.objects.size(cas_key(output.digest)) == output.size
 
     def _stored_output(self, name: str, value: bytes | Output) -> Output:
         if isinstance(value, bytes):
@@ -208,9 +216,11 @@ class StepStore:
         return value
 
     def _stored_manifest(self) -> Manifest | None:
-        if self.objects.size(self._manifest_key) is None:
+        try:
+            data = self.objects.get(self._manifest_key)
+        except InputMissing:
             return None
-        return self._parse_manifest(self.objects.get(self._manifest_key))
+        return self._parse_manifest(data)
 
     def _parse_manifest(self, data: bytes) -> Manifest:
         manifest = self._parsed(_MANIFEST, self._manifest_key, data)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefprobe.errors import BadConfig
-from prefprobe.features.matrix import join_features
-from prefprobe.features.stored import select
 from prefprobe.store.formats import json_bytes, npz_bytes, read_npz
 from prefprobe.study.graph import Node, extracted_as, features_of
 from prefprobe.study.run import Run
@@ -17,6 +15,9 @@ def export_features(run: Run, features: str, out: Path) -> str:
 
     Raises InputMissing if the activations are not in the store, BadConfig if a file would be overwritten.
     """
+    from prefprobe.features.matrix import join_features
+    from prefprobe.features.stored import select
+
     files = [out / "activations.npz", out / "completions.json"]
     there = [f for f in files if f.exists()]
     if there:

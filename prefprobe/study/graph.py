@@ -3,7 +3,7 @@
 This is the only place that knows the graph. The local runner walks it, and `make argo` writes it for a cluster.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -328,9 +328,9 @@ def _judge_params(config: Config, which: str, pins: dict[str, str]) -> dict[str,
     return params | ({"sample": config.topics.sample, "seed": config.seed} if which == "second" else {})
 
 
-def fan_out(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
-    """{template: ids of its nodes}, every template named even if a study has no node of it."""
-    return {template: [n.id for n in nodes.values() if n.template == template] for template in TEMPLATES}
+def fan_out(nodes: Collection[Node]) -> dict[str, list[str]]:
+    """{template: ids of its nodes}, every template named even if none of the nodes is of it."""
+    return {template: [n.id for n in nodes if n.template == template] for template in TEMPLATES}
 
 
 def _chosen(source: TaskSource) -> list[dict[str, Any]]:

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from prefprobe.progress import Progress
 from prefprobe.settings import Config
@@ -12,6 +10,9 @@ from prefprobe.store.formats import read_json, read_parquet
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Manifest, Output, StepStore, read_output
 from prefprobe.study.graph import Node
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Outputs = Mapping[str, bytes | Output]
 """What a step returns: the bytes of each output, or a part it has already stored."""
@@ -41,7 +42,7 @@ class Job:
         """The bytes of an input, verified against their digest."""
         return read_output(self.objects, self.inputs[node], name)
 
-    def table(self, node: str, name: str) -> pa.Table:
+    def table(self, node: str, name: str) -> "pa.Table":
         """A Parquet input."""
         return read_parquet(self.read(node, name))
 

@@ -6,9 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefprobe import __version__
 from prefprobe.config import parse_config
@@ -19,10 +17,12 @@ from prefprobe.store.formats import json_bytes, read_json, read_parquet
 from prefprobe.store.keys import canonical_json, input_key, sha256
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Manifest, StepStore, read_output
-from prefprobe.study.graph import Node, graph
+from prefprobe.study.graph import TEMPLATES, Node, graph
 from prefprobe.study.job import Job
-from prefprobe.study.pins import pin_sources
-from prefprobe.study.versions import versions
+from prefprobe.study.versions import gpus, versions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -36,6 +36,8 @@ class NodeState:
     """None while an input is missing."""
     parts: int = 0
     seconds: float | None = None
+    gpu_seconds: float = 0.0
+    """Seconds by the number of GPUs that the step held meanwhile."""
 
 
 class Run:
@@ -56,6 +58,8 @@ class Run:
 
         Nothing is written yet. Raises BadConfig if `run_id` is taken by another config.
         """
+        from prefprobe.study.pins import pin_sources  # reads encoders and task files, which an open run has done
+
         objects = ObjectStore.open(store)
         pins = pin_sources(config, objects)
         settings = config.model_dump(mode="json")
@@ -143,7 +147,7 @@ class Run:
             raise BadConfig(f"{node} has no {name}; its outputs are {', '.join(sorted(manifest.outputs))}.")
         return read_output(self.objects, manifest, name)
 
-    def table(self, node: str, name: str) -> pa.Table:
+    def table(self, node: str, name: str) -> "pa.Table":
         """A Parquet output as an Arrow table, which pandas, Polars and DuckDB read as it is; BadConfig for another file."""
         data = self.read(node, name)
         if not name.endswith(".parquet"):
@@ -157,6 +161,14 @@ class Run:
             raise BadConfig(f"{node}: {name} is no JSON; read its bytes with `read`.")
         return read_json(data)
 
+    def left(self) -> list[Node]:
+        """The nodes that are not done, in their order; what an open one comes before is open too."""
+        found: dict[str, Node] = {}
+        for node in self.nodes.values():
+            if any(name in found for name in node.reads) or self.manifest(node) is None:
+                found[node.id] = node
+        return list(found.values())
+
     def state(self, node: Node) -> NodeState:
         """How far the node is, read from the store."""
         store = self.step_store(node)
@@ -164,7 +176,8 @@ class Run:
             return NodeState("waiting", None)
         manifest = self.manifest(node)
         if manifest is not None:
-            return NodeState("done", store.key, seconds=manifest.meta.get("seconds"))
+            meta = manifest.meta
+            return NodeState("done", store.key, seconds=meta.get("seconds"), gpu_seconds=meta.get("gpu_seconds", 0.0))
         parts = len(store.parts())
         return NodeState("part" if parts else "open", store.key, parts)
 
@@ -190,7 +203,10 @@ class Run:
         inputs = {name: self._manifests[name] for name in node.reads}
         job = Job(node, self.config, self.pins, self.id, inputs, store, self.objects, progress)
         outputs = _load_job(node).run(job)
-        meta = {"node": node.id, "seconds": round(time.monotonic() - started, 2), "versions": versions()}
+        seconds = time.monotonic() - started
+        meta = {"node": node.id, "seconds": round(seconds, 2), "versions": versions()}
+        if TEMPLATES[node.template].node == "gpu" and (held := gpus()):
+            meta["gpu_seconds"] = round(held * seconds, 2)
         self._manifests[node.id] = store.commit(outputs, meta)
         self._save(node, self._manifests[node.id])
         return self._manifests[node.id], False

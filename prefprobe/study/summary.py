@@ -45,7 +45,10 @@ def show_status(run: Run) -> None:
         table.add_row(name, state, (s.key or "")[:12], _number(s.seconds, 1))
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{sum(s.state == 'done' for s in states.values())} of {len(states)} steps are done", soft_wrap=True)
+    gpu_hours = sum(s.gpu_seconds for s in states.values()) / 3600
+    spent = f", in {number(gpu_hours, 2)} GPU hours" if gpu_hours else ""
+    done = sum(s.state == "done" for s in states.values())
+    console.print(f"{done} of {len(states)} steps are done{spent}", soft_wrap=True)
 
 
 def differences(here: Run, there: Run, node: str) -> Iterator[str]:

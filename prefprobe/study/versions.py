@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import sys
 
 from prefprobe import __version__
 
@@ -27,3 +28,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def gpus() -> int:
+    """GPUs on which this process holds memory; 0 as long as no step has brought torch in, which nothing here does."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.memory_reserved(k) > 0 for k in range(torch.cuda.device_count()))

@@ -128,9 +128,9 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(
     halved = forward(model, prompts, layers=[0, 2])
     assert apart(halved, whole) < 1e-4
     assert "out of memory in a batch of" in caplog.text
-    again = len(caplog.records)
+    caplog.clear()
     forward(model, prompts, layers=[0, 2])
-    assert len(caplog.records) == again  # what memory holds is known from then on
+    assert "out of memory" not in caplog.text  # what memory holds is known from then on
     monkeypatch.setattr(type(model.backbone), "forward", _never)
     with pytest.raises(torch.OutOfMemoryError):  # a prompt is no batch that could be halved
         forward(model, prompts[:1], layers=[0])

@@ -134,12 +134,13 @@ def first(cluster: Cluster, release: Release) -> First:
             seen[pod["metadata"]["name"]] = pod
             component, phase = pod["metadata"]["labels"]["app.kubernetes.io/component"], pod["status"]["phase"]
             if not looked and component == "measure" and phase == "Running":
-                looked = cluster.kubectl(
+                said = cluster.kubectl(
                     "exec", pod["metadata"]["name"], "-c", "main", "--", "python3", "-c", LOOK, check=False
                 )
+                looked = said if '"uid"' in said else ""
         return bool(cluster.workflow(name).get("status", {}).get("finishedAt"))
 
-    wait_for(has_ended, 1200, name, every=1)
+    wait_for(has_ended, 1200, name, every=5)
     return cluster.workflow(name), list(seen.values()), looked
 
 
@@ -366,9 +367,9 @@ def test_a_laptop_goes_on_from_the_clusters_store_and_the_other_way_round(
     there = cluster.ended(submit(cluster))
     require_success(there)
     assert run_of(there) == run_of(first[0])
-    steps = cluster.steps(there["metadata"]["name"])
-    assert len(steps) == total == len(pods(there)) - 2  # all but start and outcome
-    assert all(step.endswith("cached") for step in steps), "\n".join(steps)
+    assert set(pods(there)) == {"start", "report", "outcome"}  # what is done takes no pod
+    (report,) = cluster.steps(there["metadata"]["name"])
+    assert re.fullmatch(r"report +cached", report), report
     release.upgrade()
 
 
@@ -473,16 +474,16 @@ def test_faults_of_every_kind_end_in_the_same_verdict(
     deleted: list[str] = []
 
     def delete_in_mid_extraction() -> None:
-        pod = wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2")
+        pod = wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2", 2)
         wait_for(lambda: parts(release, store) > 0, 300, "a part of an extraction")
         deleted.append(cluster.kubectl("delete", "pod", pod, "--wait=false"))
 
     def restart_the_controller() -> None:
-        wait_for(lambda: pod_of(cluster, name, "measure.train"), 600, "a pod of measure.train")
+        wait_for(lambda: pod_of(cluster, name, "measure.train"), 600, "a pod of measure.train", 2)
         cluster.run("kubectl", "-n", "argo", "delete", "pod", "-l", "app=workflow-controller", "--wait=false")
 
     def stop_the_store() -> None:
-        wait_for(lambda: pod_of(cluster, name, "shift-measure.0"), 900, "a pod of shift-measure.0")
+        wait_for(lambda: pod_of(cluster, name, "shift-measure.0"), 900, "a pod of shift-measure.0", 2)
         for signal, pause in (("STOP", 30), ("KILL", 0)):
             cluster.run("docker", "exec", cluster.cpu_node, "pkill", f"-{signal}", "-x", "weed")
             time.sleep(pause)
@@ -517,9 +518,10 @@ def test_faults_of_every_kind_end_in_the_same_verdict(
 
 def pod_of(cluster: Cluster, workflow: str, node: str) -> str | None:
     """The name of the running pod of a node."""
-    for pod in cluster.get("pods", "-l", f"workflows.argoproj.io/workflow={workflow}"):
+    mine = f"workflows.argoproj.io/workflow={workflow},app.kubernetes.io/component={node.partition('.')[0]}"
+    for pod in cluster.get("pods", "-l", mine, "--field-selector", "status.phase=Running"):
         (main,) = [c for c in pod["spec"]["containers"] if c["name"] == "main"]
-        if pod["status"]["phase"] == "Running" and node in main["args"]:
+        if node in main["args"]:
             return str(pod["metadata"]["name"])
     return None
 
@@ -541,11 +543,10 @@ def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_mu
     assert f"(exit code 78): {sentence}" in re.sub(r"\s+", " ", cluster.argo("get", name))
     found = pods(failed)
     assert len(attempts(failed, "extract.model.1")) == 1
-    assert {n: found[n]["phase"] for n in found if n.startswith(("extract", "shift-measure"))} == {
-        "extract.model.0": "Succeeded",
+    # what does not depend on it still ran; what the first workflow did of this study takes no pod
+    assert {n: node["phase"] for n, node in found.items()} == {
+        **dict.fromkeys(("start", "extract.model.0", "extract.model.2", "outcome"), "Succeeded"),
         "extract.model.1": "Failed",
-        "extract.model.2": "Succeeded",
-        **{f"shift-measure.{k}": "Succeeded" for k in (0, 1)},
     }
     record = json.loads(release.object(STORE, f"workflows/{name}.json"))
     assert (record["status"], [(f["node"], f["code"], f["message"]) for f in record["failures"]]) == (
@@ -561,11 +562,7 @@ def test_a_bad_shard_fails_in_one_sentence_and_the_retry_does_no_more_than_it_mu
     kept = {n for n in after if before.get(n) == after[n]["id"] and after[n]["finishedAt"] == found[n]["finishedAt"]}
     assert set(after) - kept - {"outcome"} == {
         "extract.model.1",
-        *(
-            n
-            for n in after
-            if n.startswith(("embed", "probe", "hoo", "shift-score")) or n in ("content", "shift", "report")
-        ),
+        *(n for n in after if n.startswith(("probe", "hoo", "shift-score")) or n in ("content", "shift", "report")),
     }
 
 
@@ -580,13 +577,13 @@ def test_a_workflow_that_was_stopped_is_to_be_submitted_again(cluster: Cluster, 
         nodes = cluster.workflow(name).get("status", {}).get("nodes", {}).values()
         return [n["displayName"] for n in nodes if n["phase"] == "Pending" and "Waiting for" in n.get("message", "")]
 
-    wait_for(waiting, 300, "a node that waits for a GPU", every=1)
+    wait_for(waiting, 300, "a node that waits for a GPU", every=2)
     cluster.argo("stop", name)
     stopped = cluster.ended(name)
     assert stopped["status"]["phase"] == "Failed"
     record = json.loads(release.object(STORE, f"workflows/{name}.json"))
     assert record["stopped"] is True
-    assert {f["node"] for f in record["failures"]} >= {f"extract.model.{k}" for k in range(3)} | {"measure.train"}
+    assert {f["node"] for f in record["failures"]} >= {f"extract.model.{k}" for k in range(3)}
     page = release.object(STORE, f"workflows/{name}.html").decode()
     assert f"prefprobe cluster rerun {name}" in page
     assert f"argo retry {name}" not in page
@@ -597,13 +594,17 @@ def test_a_workflow_that_was_stopped_is_to_be_submitted_again(cluster: Cluster, 
 def test_a_run_goes_on_after_its_workflow_was_deleted(cluster: Cluster, release: Release) -> None:
     other = LATER
     name = submit(cluster, **other)
-    wait_for(lambda: pod_of(cluster, name, "extract.model.2"), 600, "a pod of extract.model.2")
-    done = {n for n, node in pods(cluster.workflow(name)).items() if node["phase"] == "Succeeded"}
+
+    def extracted() -> set[str]:
+        workflow = cluster.workflow(name)
+        found = pods(workflow) if workflow.get("status", {}).get("nodes") else {}
+        return {n for n, node in found.items() if n.startswith("extract") and node["phase"] == "Succeeded"}
+
+    done = wait_for(extracted, 600, "a shard that is extracted", every=2)
     cluster.argo("delete", name)
     second = cluster.ended(submit(cluster, **other))
     require_success(second)
-    cached = {step.split()[0] for step in cluster.steps(second["metadata"]["name"]) if step.endswith("cached")}
-    assert done & {"tasks", "topics", "measure.train", "measure.eval"} <= cached
+    assert done.isdisjoint(pods(second))
 
 
 def test_the_client_by_kubeconfig(cluster: Cluster, release: Release, first: First, tmp_path: Path) -> None:
@@ -614,8 +615,8 @@ def test_the_client_by_kubeconfig(cluster: Cluster, release: Release, first: Fir
     assert run_of(cluster.workflow(log.split()[0])) == run_of(
         first[0]
     )  # the preset as a file is the preset by its name
-    said = release.prefprobe("cluster", "logs", "@latest", "probe.model", "-n", NAMESPACE)
-    assert re.search(r"^probe\.model: \[1/1\] probe\.model +cached$", said, re.MULTILINE), said
+    said = release.prefprobe("cluster", "logs", "@latest", "report", "-n", NAMESPACE)
+    assert re.search(r"^report: \[1/1\] report +cached$", said, re.MULTILINE), said
     release.prefprobe("cluster", "report", "--out", tmp_path / "r.html", "--store", STORE, "-n", NAMESPACE)
     assert (tmp_path / "r.html").read_bytes() == release.object(STORE, f"runs/{run_of(first[0])}/report/index.html")
     bad = release.prefprobe("cluster", "rerun", "--step", "probes", "-n", NAMESPACE, check=False)
@@ -755,7 +756,7 @@ def test_the_printed_commands_have_run_the_demo(cluster: Cluster, printed: Print
     require_success(workflow)
     assert code == 0
     assert {"report", "outcome", "extract.it.0", "embed.minilm.shift"} <= set(pods(workflow))
-    assert "report(0)" in printed.said.read_text()
+    assert "report(0:report)" in printed.said.read_text()
 
 
 def test_uninstalling_leaves_nothing_but_the_bucket(cluster: Cluster, release: Release) -> None:

@@ -1,18 +1,18 @@
 """The verbs that a workflow calls: start and outcome, and what a pod leaves for Kubernetes and Argo."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from prefprobe.cli import main
 from prefprobe.progress import Progress
 from prefprobe.store.formats import read_json
 from prefprobe.store.objects import ObjectStore
-from prefprobe.study.graph import STEPS
+from prefprobe.study.graph import STEPS, TEMPLATES
 from prefprobe.study.run import Run
 
 
@@ -54,7 +54,47 @@ def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsy
     )
     assert fanned["shift-score"] == [f"shift-score.{k}" for k in range(3)]
     assert fanned["measure"] == ["measure.train", "measure.eval"]
+    assert fanned["content"] == []  # there is no encoder
     assert run.id in capsys.readouterr().out
+
+
+def finish(run: Run) -> None:
+    """Give every node a result."""
+    for node in run.nodes.values():
+        of = run.step_store(node)
+        assert of is not None
+        of.commit({"result": node.id.encode()}, {})
+
+
+@pytest.mark.parametrize("node", ["tasks", "extract.model.0", "shift"])
+def test_a_step_that_finds_its_work_done_loads_nothing_heavy(tmp_path: Path, node: str) -> None:
+    store = tmp_path / "store"
+    assert call("start", study(tmp_path), "--run", "r", "--store", store) == 0
+    finish(Run.open(str(store), "r"))
+    command = ["step", node, "--run", "r", "--store", str(store)]
+    code = f"import sys\nfrom prefprobe.cli import main\nmain({command!r})\nprint(*(m.partition('.')[0] for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == f"[1/1] {node}  cached\n"
+    heavy = {"torch", "transformers", "numpy", "scipy", "pyarrow", "rich", "pydantic_settings", "jinja2", "kubernetes"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_start_lists_what_is_not_done_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, out, preset = tmp_path / "store", tmp_path / "out", study(tmp_path)
+
+    def listed() -> set[str]:
+        assert call("start", preset, "--out", out, "--store", store) == 0
+        return {node for name in TEMPLATES for node in json.loads((out / name).read_text())}
+
+    assert listed() == set(Run.open(str(store), (out / "run").read_text()).nodes)
+    run = Run.open(str(store), (out / "run").read_text())
+    finish(run)
+    assert listed() == {"report"}
+    assert f"{len(run.nodes)} nodes, of which {len(run.nodes)} are done" in capsys.readouterr().out
+    lost = run.finished("measure.eval")
+    run.objects.delete(f"steps/measure/{lost.key}/manifest.json")
+    behind = {n.id for n in run.nodes.values() if n.id.startswith(("probe", "hoo", "content"))}
+    assert listed() == {"measure.eval", "shift-score.0", "shift-score.1", "shift-score.2", "shift", "report"} | behind
 
 
 def test_start_says_what_the_pods_of_the_study_ask_for(tmp_path: Path) -> None:
@@ -292,7 +332,7 @@ def test_outcome_is_written_whatever_is_known(tmp_path: Path, failures: str) -> 
 def test_progress_is_counted_for_argo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "progress"
     monkeypatch.setenv("ARGO_PROGRESS_FILE", str(file))
-    progress = Progress(Console(file=(tmp_path / "log").open("w")))
+    progress = Progress((tmp_path / "log").open("w"))
     progress.start(0, "tasks")
     assert not file.exists()
     progress.start(40, "tasks", resumed=8)

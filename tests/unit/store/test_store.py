@@ -7,7 +7,7 @@ import pytest
 
 from prefprobe.errors import BadConfig, InputMissing
 from prefprobe.store.objects import ObjectStore
-from prefprobe.store.steps import StepStore, schema_of
+from prefprobe.store.steps import StepStore, cas_key, schema_of
 from tests.object_contract import ObjectContract
 from tests.step_contract import KEY, StepContract, step_store
 
@@ -117,6 +117,24 @@ def test_digest_depends_on_outputs_alone(tmp_path: Path) -> None:
     one, same = a.commit({"x": b"1", "y": b"2"}, {"seconds": 1}), b.commit({"y": b"2", "x": b"1"}, {"seconds": 2})
     assert one.digest() == same.digest()
     assert StepStore(objects, "probe", "c", {}).commit({"x": b"1", "y": b"3"}, {}).digest() != one.digest()
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_a_step_is_open_again_if_one_of_its_outputs_is_lost_or_cut(tmp_path: Path, n: int) -> None:
+    objects = ObjectStore.open(str(tmp_path))
+    store = StepStore(objects, "probe", "a", {})
+    outputs = {f"part-{k}": f"bytes {k}".encode() for k in range(n)}
+    manifest = store.commit(outputs, {})
+    assert store.manifest() == manifest
+    for k in (0, n // 2, n - 1):
+        key = cas_key(manifest.outputs[f"part-{k}"].digest)
+        whole = objects.get(key)
+        objects.put(key, whole[:-1])
+        assert store.manifest() is None
+        objects.delete(key)
+        assert store.manifest() is None
+        objects.put(key, whole)
+        assert store.manifest() == manifest
 
 
 def test_steps_are_directories(tmp_path: Path) -> None:
