@@ -6,6 +6,7 @@ a pack. A beginning that *all* sequences share (a system prompt, the instruction
 kept as keys and values. Several packs form one batch, so that matrix products stay large while attention stays small.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,13 +50,13 @@ def pack(sequences: Sequence[Sequence[int]], skip: int, capacity: int) -> list[P
     return packs
 
 
-def even_packs(sequences: Sequence[Sequence[int]], skip: int, about: int) -> list[Pack]:
-    """Packs of nearly the same size, of `about` so many nodes, or one smaller one."""
-    nodes = sum(len(p.tokens) for p in pack(sequences, skip, sum(map(len, sequences))))
-    n = max(1, round(nodes / about))
-    return (
-        pack(sequences, skip, nodes // n + max(map(len, sequences)) - skip) if n > 1 else pack(sequences, skip, nodes)
-    )
+def even_packs(sequences: Sequence[Sequence[int]], skip: int, about: int, most: float = math.inf) -> list[Pack]:
+    """Packs of nearly the same size, of `about` so many nodes and at most as many as `pack` would give for `most`."""
+    whole = pack(sequences, skip, sum(map(len, sequences)))
+    nodes = sum(len(p.tokens) for p in whole)
+    n = max(1, round(nodes / min(about, most)))
+    longest = max(map(len, sequences)) - skip
+    return whole if n == 1 and nodes <= most else pack(sequences, skip, int(min(nodes // n + longest, most)))
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

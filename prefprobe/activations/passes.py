@@ -94,7 +94,7 @@ def forward(
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1), first)  # of the beginning nothing is kept
     compiled, most = bool(model.packing.compiled), model.packing.most_tokens
     if compiled:
-        packs = even_packs(sequences, skip, int(min(COMPILED_TOKENS, most)))
+        packs = even_packs(sequences, skip, COMPILED_TOKENS, most)
         batched = [[each] for each in packs]
     else:
         if pack_tokens is None:
