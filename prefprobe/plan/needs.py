@@ -29,8 +29,8 @@ from prefprobe.tasks.sampling import SETS, shard_of, task_set
 from prefprobe.topics.taxonomy import Taxonomy, load_taxonomy
 from prefprobe.topics.wording import message, scored_message
 
-CHOICE_RATE, ACTIVATION_RATE = 17_760, 11_786
-"""Prompt tokens a second on one H200 at the shape of RATED parameters, as benchmarks/packing_gpu.py printed them."""
+CHOICE_RATE, ACTIVATION_RATE = 21_893, 13_731
+"""Prompt tokens a second on one H100 at the shape of RATED parameters, as benchmarks/extraction_gpu.py printed them."""
 RATED = 27e9
 GPU = 80e9
 """Bytes that a GPU holds unless it is said: what the largest common ones do."""
