@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from prefprobe.activations import coming, compiled, passes
+from prefprobe.activations import coming, compiled
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import check_model, forward, relative_difference
 from prefprobe.activations.prompts import PromptFormat
@@ -229,11 +229,21 @@ def main() -> None:
     if options.compiling:
         compiling()
         return
-    bench = Bench(options.blocks)
+    ways(options.blocks, options.prompts, [int(tokens) for tokens in filter(None, options.tokens.split(","))])
+    torch.cuda.empty_cache()
+    with tempfile.TemporaryDirectory() as cache:
+        for state in ("empty", "there"):
+            print(f"compiling, its cache {state}:", flush=True)
+            env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            subprocess.run([sys.executable, __file__, "--compiling"], check=True, env=env)
+
+
+def ways(blocks: int, n: int, others: Sequence[int]) -> None:
+    """Activations and choices of `n` prompts, with `others` as tokens in a batch."""
+    bench = Bench(blocks)
     model, deep = bench.model, bench.layers[-1] + 1
     rng = np.random.default_rng(0)
     check_model(model)
-    n = options.prompts
     own = tasks(n, rng, 73)
     some, few = own[: n // 4], own[: n // 16]
     print(f"activations, mean {np.mean([len(p) for p in own]):.0f} tokens, nothing shared:")
@@ -270,13 +280,12 @@ def main() -> None:
     bench.way(f"compiled, {compiled.COMPILED_TOKENS}", some, deep, bench.whole(some, layers=bench.layers))
     best = bench.way(f"compiled, {compiled.COMPILED_TOKENS}", own, deep, bench.whole(own, layers=bench.layers))
     print(f"  {best / loop:.2f} × the loop")
-    usual = passes.COMPILED_TOKENS
-    for tokens in filter(None, options.tokens.split(",")):
-        passes.COMPILED_TOKENS = int(tokens)
-        bench.way(f"compiled, {tokens}", some, deep, bench.whole(some, layers=bench.layers))
-    passes.COMPILED_TOKENS = usual
+    for tokens in others:
+        way = bench.whole(some, layers=bench.layers, batch_tokens=tokens)
+        way()  # another kind of batch may be compiled
+        bench.way(f"compiled, {tokens}", some, deep, way)
     long = tasks(n // 2, rng, 150)
-    bench.whole(long[:512], layers=bench.layers)()
+    bench.whole(long, layers=bench.layers)()
     print(f"activations, mean {np.mean([len(p) for p in long]):.0f} tokens:")
     bench.way("compiled", long, deep, bench.whole(long, layers=bench.layers))
 
@@ -308,13 +317,6 @@ def main() -> None:
     print(f"  {quick / slow:.2f} × sorted")
     print(f"exactness of compiled passes{'' if model.packing.compiled else ': REFUSED'}:")
     exactness(bench, own[:16])
-    del bench, model
-    torch.cuda.empty_cache()
-    with tempfile.TemporaryDirectory() as cache:
-        for state in ("empty", "there"):
-            print(f"compiling, its cache {state}:", flush=True)
-            env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
-            subprocess.run([sys.executable, __file__, "--compiling"], check=True, env=env)
 
 
 if __name__ == "__main__":

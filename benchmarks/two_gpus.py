@@ -21,7 +21,6 @@ import torch
 from extraction_gpu import Letters, Prompts, matrix_rate, tasks
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
-from prefprobe.activations import passes
 from prefprobe.activations.compiled import compile_blocks
 from prefprobe.activations.devices import device_map, link, weights
 from prefprobe.activations.model import LoadedModel
@@ -139,7 +138,6 @@ def main() -> None:
     if torch.cuda.device_count() < options.gpus:
         print(f"NOT RUN: this benchmark needs {options.gpus} CUDA GPUs")
         return
-    passes.COMPILED_TOKENS = options.batch_tokens
     devices = [torch.device("cuda", k) for k in range(options.gpus)]
     rng = np.random.default_rng(0)
     compared(options.model, devices, prompts_of(16, rng))
@@ -176,6 +174,7 @@ def main() -> None:
         check_model(model)
         compile_blocks(model)
         for kind, (prompts, wanted) in kinds.items():
+            wanted |= {"batch_tokens": options.batch_tokens}
             print(f" {kind}: {len(prompts)} prompts, {sum(map(len, prompts))} tokens")
             speeds[kind].append(measured(model, prompts, used, sum(rates[: len(used)]), options.rounds, **wanted))
         del model

@@ -59,7 +59,7 @@ def forward(
     tail: int = 0,
     spans: Sequence[Sequence[Span]] | None = None,
     pack_tokens: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Passed:
     """Run all sequences and keep only what is asked for: `layers` (0-based blocks), and the last `tail` final states.
 
@@ -94,13 +94,13 @@ def forward(
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1), first)  # of the beginning nothing is kept
     compiled, most = bool(model.packing.compiled), model.packing.most_tokens
     if compiled:
-        packs = even_packs(sequences, skip, COMPILED_TOKENS, most)
+        packs = even_packs(sequences, skip, batch_tokens or COMPILED_TOKENS, most)
         batched = [[each] for each in packs]
     else:
         if pack_tokens is None:
             pack_tokens = max(128, min(1024, 4 * (sum(lengths) - skip * len(lengths)) // len(lengths)))
         packs = pack(sequences, skip, int(min(pack_tokens, most)))
-        batched = list(batches(packs, int(min(batch_tokens, most))))
+        batched = list(batches(packs, int(min(batch_tokens or BATCH_TOKENS, most))))
     gaps = {
         row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
     }

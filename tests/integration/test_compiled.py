@@ -55,17 +55,17 @@ def alone(model: LoadedModel, prompts: list[list[int]], layers: Sequence[int], t
     return own._replace(kept={layer: values[:, 0] for layer, values in own.kept.items()})
 
 
-def test_compiled_passes_equal_single_ones_and_all_blocks_are_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "COMPILED_TOKENS", 256)  # several rows, each longer than a block of the mask
+def test_compiled_passes_equal_single_ones_and_all_blocks_are_one_function() -> None:
+    # batches of several rows, each longer than a block of the mask
     model = load_model(SMOLLM2)
     compiled.compile_blocks(model)
     single = [model.prompt_tokens(text) for text in TEXTS]
     under = [
         model.prompt_tokens(text, "You hate math and love the sea, and nothing but the sea. " * 12) for text in TEXTS
     ]
-    assert apart(*both(model, single, layers=[3, 12])) < 1e-4
-    assert apart(*both(model, under, layers=[3, 12])) < 1e-4
-    assert apart(*both(model, under, tail=2)) < 1e-4
+    assert apart(*both(model, single, layers=[3, 12], batch_tokens=256)) < 1e-4
+    assert apart(*both(model, under, layers=[3, 12], batch_tokens=256)) < 1e-4
+    assert apart(*both(model, under, tail=2, batch_tokens=256)) < 1e-4
     assert model.packing.compiled, "refused"
     assert graphs() <= 4  # without and with a beginning, and blocks of the mask that all see
     for prompts, first in ((single, 0), (under, 2), (under, packing.shared_beginning(under) + 1)):
