@@ -12,6 +12,7 @@ import torch
 
 from prefprobe import LocalEngine, choose, extract_activations, load_model, read_tasks
 from prefprobe.activations import passes
+from prefprobe.activations.checks import check_model
 from prefprobe.choices.pairs import initial_pairs
 
 
@@ -35,7 +36,7 @@ def main() -> None:
 
     passes._one_by_one = timed(passes._one_by_one)  # this model is packed: it goes through alone to be compared only
     started = time.process_time()
-    timed(passes.check_model)(model)
+    timed(check_model)(model)
     choose(LocalEngine(model), {task.id: task.text for task in tasks}, pairs)
     extract_activations(model, [task.text for task in tasks])
     whole = time.process_time() - started

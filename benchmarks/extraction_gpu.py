@@ -19,8 +19,9 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from prefprobe.activations import coming, compiled
+from prefprobe.activations.checks import check_model, relative_difference
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import check_model, forward, relative_difference
+from prefprobe.activations.passes import forward
 from prefprobe.activations.prompts import PromptFormat
 
 LAYERS = (6, 12, 18, 24, 31, 37, 43, 49, 55)

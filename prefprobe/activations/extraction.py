@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prefprobe.activations.checks import check_model
 from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import Passed, Span, check_model, forward
+from prefprobe.activations.passes import Passed, Span, forward
 from prefprobe.errors import BadConfig
 from prefprobe.features.stored import as_stored, widened
 from prefprobe.progress import Progress

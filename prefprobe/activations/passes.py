@@ -5,14 +5,16 @@ the model's own pass of one prompt alone, before any of them is returned; where 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from prefprobe.activations.capture import FINAL, capture
+from prefprobe.activations.checks import check_tokens, relative_difference, tolerance
 from prefprobe.activations.coming import Coming
 from prefprobe.activations.compiled import (
     COMPILED_TOKENS,
@@ -30,10 +32,6 @@ _log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
 """Tokens in a batch of packs: matrix products of two CPU cores are at their best from about here."""
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-_TOLERANCE_HALF = 5e-2
-"""Relative difference of a vector that rounding alone explains, in float32 and in 16 bits."""
-
 Kept = dict[int, np.ndarray]
 Span = tuple[int, int]
 """Tokens of a sequence, half-open."""
@@ -87,7 +85,7 @@ def forward(
     wanted = tuple(layers), tail
     if any(not 0 <= start < stop <= n for n, each in zip(lengths, spans, strict=True) for start, stop in each):
         raise ValueError("a span has no tokens, or lies beyond its sequence")
-    _check_tokens(model, sequences)
+    check_tokens(model, sequences)
     if longest >= model.packing.apart_from:
         return _one_by_one(model, sequences, spans, *wanted)
     first = min(start for each in spans for start, _ in each)
@@ -143,77 +141,12 @@ def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
     return longest > 1.25 * compared or any(compared <= n <= longest for n in model.packing.named if longest > compared)
 
 
-def check_model(model: LoadedModel) -> None:
-    """Compare what is read off a model with what its own pass says of itself, once a model, before anything is measured.
-
-    Raises BadConfig if its blocks do not hand on one residual stream, if they give another stream than its pass reports,
-    if later tokens change earlier ones, or if the logits of its final hidden states are not its own.
-    """
-    if model.packing.checked:
-        return
-    tokens = model.prompt_tokens("Name a colour and a number")
-    _check_tokens(model, [tokens])
-    other = [*tokens[:-1], next(token for token in tokens if token != tokens[-1])]
-    layers = range(model.n_layers)
-    with torch.inference_mode(), _capture(model, layers, final=True, stop=False) as seen:
-        pair = torch.tensor([tokens, other], device=model.device)
-        own = model.model(input_ids=pair, use_cache=False, output_hidden_states=True)
-    streams = [seen[layer] for layer in layers]
-    shape = (*pair.shape, model.width)
-    if any(stream.shape != shape for stream in streams):
-        found = next(tuple(stream.shape) for stream in streams if stream.shape != shape)
-        _refuse(model, f"its blocks hand on values of shape {found}, expected one residual stream of shape {shape}")
-    if not all(bool(stream.isfinite().all()) for stream in seen.values()):
-        _refuse(model, "what it computes is not finite in this type, or its weights are not")
-    reported = own.hidden_states or ()
-    # the last one that is reported has gone through the final norm, which is after the stream
-    compared = list(zip(streams[:-1], reported[1:-1], strict=len(reported) == len(streams) + 1))
-    if not compared or not all(_near(model, stream, said) for stream, said in compared):
-        _refuse(model, "its blocks give other values than the hidden states that it reports")
-    one, changed = seen[_FINAL][:, :-1]
-    if not _near(model, one, changed, np.median):  # rounding may be large at some one token
-        _refuse(model, "a later token changes what it computes of earlier ones, which no decoder does")
-    if not _near(model, model.logits(seen[_FINAL][0]), own.logits[0]):
-        _refuse(model, "the logits of its final hidden states are not its own")
-    model.packing.checked = True
-
-
-def _check_tokens(model: LoadedModel, sequences: Sequence[Sequence[int]]) -> None:
-    rows, last = len(model.model.get_input_embeddings().weight), max(map(max, sequences))
-    if last >= rows:
-        raise BadConfig(
-            f"the tokenizer reads a prompt as token {last}, and the model has embeddings of {rows} tokens; use the tokenizer "
-            "that belongs to the model."
-        )
-
-
-def _refuse(model: LoadedModel, why: str) -> NoReturn:
-    raise BadConfig(f"{type(model.model).__name__} cannot be measured: {why}; measure another model.")
-
-
-def _near(model: LoadedModel, one: torch.Tensor, other: torch.Tensor, of: Callable[[Any], Any] = np.max) -> bool:
-    """Values that are no numbers in both are alike; they are refused under the name of the task that gives them."""
-    numbers = (np.nan_to_num(values.float().cpu().numpy(), posinf=0.0, neginf=0.0) for values in (one, other))
-    return bool(of(relative_difference(*numbers)) < tolerance(model))
-
-
-def tolerance(model: LoadedModel) -> float:
-    """Relative difference of two vectors that rounding alone may cause."""
-    return _TOLERANCE.get(model.dtype, _TOLERANCE_HALF)
-
-
 def _difference(packed: Passed, rows: list[int], alone: Passed) -> float:
     """The largest relative difference of any vector in `rows`; NaN if a value is no number."""
     pairs = [(packed.kept[layer][rows], own) for layer, own in alone.kept.items()]
     if packed.hidden is not None and alone.hidden is not None:
         pairs.append((packed.hidden[rows].cpu().numpy(), alone.hidden.cpu().numpy()))
     return max(float(relative_difference(got, own).max()) for got, own in pairs)
-
-
-def relative_difference(got: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """‖got − own‖ / ‖own‖ of every vector, for arrays (…, d)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.linalg.norm(got - own, axis=-1) / np.linalg.norm(own, axis=-1))
 
 
 def _one_by_one(
@@ -229,12 +162,12 @@ def _one_by_one(
     with torch.inference_mode():
         for row, sequence in enumerate(sequences):
             places = [np.arange(*span) for span in spans[row]]
-            with _capture(model, layers, final=tail > 0) as seen:
+            with capture(model, layers, final=tail > 0) as seen:
                 model.model(input_ids=torch.tensor([list(sequence)], device=model.device), use_cache=False)
             for layer in layers:
                 kept[layer][row] = _means(seen[layer], np.zeros(1, dtype=np.int64), places)[0].cpu().numpy()
             if tail:
-                ends.append(seen[_FINAL][0, -tail:].float())
+                ends.append(seen[FINAL][0, -tail:].float())
     return Passed(kept, torch.stack(ends) if tail else None, alone=True)
 
 
@@ -271,8 +204,8 @@ def _packed(
                 coming.add(layer, rows, _means(seen[layer], which, at))
             if tail:
                 deep = np.searchsorted(narrow, ends)
-                where, at, to = (to_device(each, seen[_FINAL].device) for each in (which[:, None], deep, rows))
-                final = seen[_FINAL][where, at].float()
+                where, at, to = (to_device(each, seen[FINAL].device) for each in (which[:, None], deep, rows))
+                final = seen[FINAL][where, at].float()
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
                 hidden[to] = final
@@ -328,7 +261,7 @@ def _beginning(model: LoadedModel, tokens: list[int], layers: tuple[int, ...], f
     deep = model.n_layers if final else max(layers) + 1
     if model.packing.beginning[0] != tokens or len(model.packing.beginning[1]) < deep:
         cache = DynamicCache()
-        with _capture(model, layers, final):
+        with capture(model, layers, final):
             ids = torch.tensor([tokens], device=model.device)
             model.backbone(input_ids=ids, past_key_values=cache, use_cache=True)
         model.packing.beginning = tokens, [(layer.keys, layer.values) for layer in cache.layers]
@@ -345,7 +278,7 @@ def _run(
     nodes: np.ndarray,
     final: bool,
 ) -> dict[int, torch.Tensor]:
-    """What `_capture` keeps of a batch; if blocks are compiled, it is one pack, and `deepest` gives the stream of `nodes`."""
+    """What `capture` keeps of a batch; if blocks are compiled, it is one pack, and `deepest` gives the stream of `nodes`."""
     size, width = len(batch), max(len(p.tokens) for p in batch)
     tokens = np.zeros((size, width), dtype=np.int64)
     positions = np.zeros((size, width), dtype=np.int64)
@@ -371,7 +304,7 @@ def _run(
                     sees[i][np.ix_(path, skip + path)] |= np.tri(len(path), dtype=bool)
             key_places = torch.cat([torch.arange(skip, device=model.device).expand(size, -1), places], dim=1)
             masks = model.packing.rules.masks(to_device(sees, model.device), places, key_places, length, model.dtype)
-        seen = stack.enter_context(_capture(model, layers, final))
+        seen = stack.enter_context(capture(model, layers, final))
         model.backbone(
             input_ids=ids,
             position_ids=places,
@@ -380,42 +313,3 @@ def _run(
             use_cache=cache is not None,
         )
     return seen
-
-
-_FINAL = -1
-"""Under which `_capture` keeps the final hidden states."""
-
-
-class _Reached(Exception):
-    """All that was asked for has been computed."""
-
-
-@contextmanager
-def _capture(
-    model: LoadedModel, layers: Sequence[int], final: bool, stop: bool = True
-) -> Iterator[dict[int, torch.Tensor]]:
-    """{layer: the stream after it}, and the final hidden states as _FINAL, of the one pass that is run within it.
-
-    The pass is left as soon as they are there (`stop`): what is above is not computed.
-    """
-    seen: dict[int, torch.Tensor] = {}
-    wanted = {*layers, _FINAL} if final else set(layers)
-
-    def keep(name: int) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            seen[name] = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
-            if stop and seen.keys() == wanted:
-                raise _Reached
-
-        return hook
-
-    handles = [model.blocks[layer].register_forward_hook(keep(layer)) for layer in set(layers)]
-    if final:
-        handles.append(model.backbone.register_forward_hook(keep(_FINAL)))
-    try:
-        yield seen
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from prefprobe.activations.checks import check_model
 from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import check_model, forward
+from prefprobe.activations.passes import forward
 from prefprobe.activations.prompts import Asked
 from prefprobe.choices.engine import ALONE, Answer, Question, Reading, Save
 from prefprobe.choices.stimulus import STIMULUS, WORDING, Stimulus

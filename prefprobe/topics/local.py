@@ -43,7 +43,7 @@ class LocalJudge:
         name: str = "own weights",
         revision: Mapping[str, Any] | None = None,
     ) -> None:
-        from prefprobe.activations.passes import check_model
+        from prefprobe.activations.checks import check_model
 
         check_model(model)
         self.name = f"{name} by exact scores"

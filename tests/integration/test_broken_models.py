@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from prefprobe import extract_activations, load_model
-from prefprobe.activations.passes import check_model
+from prefprobe.activations.checks import check_model
 from prefprobe.errors import BadConfig
 from tests.integration.test_zoo import ZOO, save
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from prefprobe.activations import compiled, packing, passes
+from prefprobe.activations.checks import relative_difference
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.packing import even_packs
-from prefprobe.activations.passes import forward, relative_difference
+from prefprobe.activations.passes import forward
 from prefprobe.tasks.pool import DEMO, read_tasks
 from tests.integration.test_zoo import ZOO, save
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from prefprobe.activations import packing, passes
+from prefprobe.activations.checks import check_model
 from prefprobe.activations.extraction import extract, layer_numbers
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import check_model
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.choices.api.dialect import Dialect
 from prefprobe.choices.api.replies import expected

@@ -18,10 +18,10 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from prefprobe import LocalEngine, choose, extract_activations, load_model
+from prefprobe.activations.checks import check_model
 from prefprobe.activations.extraction import extract
 from prefprobe.activations.masks import DistanceRules
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import check_model
 from prefprobe.choices.stimulus import STIMULUS
 from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress

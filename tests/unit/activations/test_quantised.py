@@ -13,8 +13,8 @@ pytestmark = pytest.mark.model
 torch = pytest.importorskip("torch")
 
 from prefprobe import Probe, extract_activations, load_model  # noqa: E402
+from prefprobe.activations.checks import relative_difference  # noqa: E402
 from prefprobe.activations.model import LoadedModel  # noqa: E402
-from prefprobe.activations.passes import relative_difference  # noqa: E402
 from prefprobe.errors import BadConfig  # noqa: E402
 from prefprobe.sources import cache_root, source_revision  # noqa: E402
 from prefprobe.tasks.pool import DEMO, read_tasks  # noqa: E402
