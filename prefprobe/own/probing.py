@@ -78,7 +78,7 @@ def probe_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) 
         f"{name} utilities {_r(target['r'])} at layer {target['best_layer']}" for name, target in targets.items()
     )
     return _ending(
-        f"{len(data.train)} train and {result.split['n_final']} final tasks: {said}", not_estimable, written, out
+        f"trained on {len(data.train)} tasks, tested on {result.split['n_final']}: {said}", not_estimable, written, out
     )
 
 
@@ -120,7 +120,8 @@ def hoo_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) ->
         "predictions.csv": csv_bytes(result.predictions),
     }
     write_folder(written, out)
-    said = f"{summary['n_folds']} folds of {settings.holdout} held-out: mean {_r(summary['mean'])}"
+    left_out = "one topic each" if settings.holdout == 1 else f"{settings.holdout} topics each"
+    said = f"{summary['n_folds']} folds leave out {left_out}: mean {_r(summary['mean'])}"
     return _ending(said, not_estimable, written, out)
 
 

@@ -342,7 +342,7 @@ def _extract(
 
 
 def _hours(study: Study, model: ModelFacts, tokens: int, rate: float) -> float | None:
-    """H200 hours of one node: its tokens, and loading the weights, for which all of its GPUs wait."""
+    """H100 hours of one node: its tokens, and loading the weights, for which all of its GPUs wait."""
     if model.parameters is None or model.weights is None:
         return None
     return (tokens / rate * model.parameters / RATED + (model.gpus(study.gpu) or 1) * model.weights / LOADED) / 3600

@@ -1,5 +1,6 @@
 """Settings of what is kept of forward passes: at which depths, at which tokens, in which type."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -11,7 +12,10 @@ POSITION = r"^(last|task-last|mean|turn:-[1-9][0-9]{0,5})$"
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def _once(positions: list[str]) -> list[str]:
+def _positions(positions: list[str]) -> list[str]:
+    for position in positions:
+        if not re.fullmatch(POSITION, position):
+            raise ValueError(f"{position!r} is no position; name last, task-last, mean or turn:-3 and the like")
     twice = [position for i, position in enumerate(positions) if position in positions[:i]]
     if twice:
         raise ValueError(f"{twice[0]} stands twice; name every position once")
@@ -24,7 +28,7 @@ class ActivationSettings(Settings):
     fractions: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], min_length=1, description="layer int(f · n_layers)"
     )
-    positions: Annotated[list[Annotated[str, Field(pattern=POSITION)]], AfterValidator(_once)] = Field(
+    positions: Annotated[list[str], AfterValidator(_positions)] = Field(
         default=["last"],
         min_length=1,
         exclude_if=lambda positions: positions == ["last"],

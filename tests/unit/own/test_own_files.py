@@ -396,8 +396,9 @@ def probed(folder: Path, instead: dict[str, str | bytes], without: str = "", com
 
 def test_everything_is_estimable_with_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert probed(tmp_path, {})["not_estimable"] == {}
-    assert "18 train and 8 final tasks" in capsys.readouterr().out
+    assert "trained on 18 tasks, tested on 8: raw utilities r = " in capsys.readouterr().out
     assert probed(tmp_path, {}, command="hoo")["folds"][0]["r"] is not None
+    assert "3 folds leave out one topic each: mean r = " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("without", ["T", ""])
