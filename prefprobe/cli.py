@@ -321,8 +321,11 @@ def status(run_id: str | None, store: str) -> None:
     from prefprobe.study.summary import show_status
 
     if run_id is None:
-        for known in run_ids(ObjectStore.open(store)):
+        objects = ObjectStore.open(store)
+        for known in (runs := run_ids(objects)):
             click.echo(known)
+        if not runs:
+            click.echo(f"no runs in {objects.url}; name another --store, or start one with `prefprobe run`", err=True)
     else:
         show_status(Run.open(store, run_id))
 

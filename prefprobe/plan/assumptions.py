@@ -81,7 +81,8 @@ def _topics(study: Study, lines: list[Line]) -> Iterator[str]:
         need = next(line.need for line in lines if line.step == f"classify.{which}")
         setting = f"topics.{'judge' if which == 'first' else which}"
         if judge.by == "encoder":
-            yield f"{setting}: the nearest label by an encoder is a last resort: check it by hand, or by `second`."
+            checked = "check it by hand, or by `topics.second`" if which == "first" else "check by hand where both disagree"
+            yield f"{setting}: the nearest label by an encoder is a last resort: {checked}."
         if judge.api is None:
             continue
         yield f"Answers of {judge.api.model} on topics: {judge.api.max_tokens or TOPIC_TOKENS} tokens each; no retries."
@@ -172,7 +173,10 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
             yield f"Parameters of {model.name}: ?; its name does not say them, and its files are not on this machine."
         else:
             how = "name says" if model.by_name else "files say"
-            yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {rough_size(model.weights)}."
+            size = rough_size(model.weights)
+            if model.quantisation is not None and model.held is not None:
+                size += f", quantised {rough_size(model.held)}"
+            yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {size}."
             yield from _memory(model, study.gpu)
     yield from _drawn(study)
     if not any(Path("/dev").glob("nvidia[0-9]*")):

@@ -37,7 +37,7 @@ class Agreement:
 class Probe:
     """A ridge direction: the score of activations x (d,) at `layer` is x · w + b, in units of utility."""
 
-    w: Floats
+    w: Floats = field(repr=False)
     """(d,) in the space of the features as they are, not standardised."""
     b: float
     layer: int = 0

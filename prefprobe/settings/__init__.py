@@ -7,7 +7,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from prefprobe.settings.activations import ActivationSettings
 from prefprobe.settings.api import ApiSettings
@@ -199,6 +199,11 @@ _ROLES = frozenset(["model", "base", "untrained", "random", "shuffled"])
 _ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+def _without_nulls(encoders: object) -> object:
+    """A preset takes out an encoder of the one below it by null, for layers are laid over each other key by key."""
+    return {k: v for k, v in encoders.items() if v is not None} if isinstance(encoders, dict) else encoders
+
+
 def _named(encoders: dict[str, str]) -> dict[str, str]:
     for name in encoders:
         if name in _ROLES:
@@ -217,8 +222,9 @@ class Config(Settings):
     seed: int = Field(default=0, description="everything random follows from it")
     model: ModelSettings = Field(description="the model that chooses, and whose activations are probed")
     base: ModelSettings | None = Field(default=None, description="a base model to compare with")
-    encoders: Annotated[dict[str, str], AfterValidator(_named)] = Field(
-        default_factory=dict, description="name → sentence encoder (folder, hub id, package)"
+    encoders: Annotated[dict[str, str], BeforeValidator(_without_nulls), AfterValidator(_named)] = Field(
+        default_factory=dict,
+        description="name → sentence encoder (folder, hub id, package); null takes out one of the preset below",
     )
     untrained: bool = Field(default=True, description="control: the same architecture with untrained weights")
     random_features: bool = Field(default=True, description="control: features that know nothing of the tasks")

@@ -41,7 +41,7 @@ def show_status(run: Run) -> None:
     table = Table("step", "state", "key", "seconds", box=None, pad_edge=False)
     states = {node.id: run.state(node) for node in run.nodes.values()}
     for name, s in states.items():
-        state = f"{s.parts} parts" if s.state == "part" else {"waiting": "waits for an input"}.get(s.state, s.state)
+        state = f"{s.parts} part{'s' * (s.parts != 1)}" if s.state == "part" else {"waiting": "waits for an input"}.get(s.state, s.state)
         table.add_row(name, state, (s.key or "")[:12], _number(s.seconds, 1))
     console = Console(highlight=False)
     console.print(table)
@@ -65,7 +65,10 @@ def differences(here: Run, there: Run, node: str) -> Iterator[str]:
     if not changed:
         yield f"{node}: same key"
     for key in changed:
-        yield f"{node}: {key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}"
+        of, _, name = key.partition(" › ")
+        of_input = of == "inputs" and name in here.nodes and name in there.nodes
+        more = f" (`prefprobe explain {name}` says why)" if of_input else ""
+        yield f"{node}: {key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}{more}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

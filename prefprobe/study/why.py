@@ -1,5 +1,6 @@
 """From a claim of the report back to what it came from: numbers, rows, keys, parameters, and the commands that show them."""
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -88,13 +89,14 @@ def evidence(claim_id: str) -> list[Evidence]:
 
 def command(run: Run, at: Evidence) -> str:
     """A shell command that prints the JSON value, or one row a line."""
-    of = f"Run.open({run.objects.url!r}, {run.id!r})"
+    q = json.dumps  # double quotes, so that the shell's single ones need no escape
+    of = f"Run.open({q(run.objects.url)}, {q(run.id)})"
     if at.file.endswith(".json"):
-        value = f"{of}.json({at.node!r}, {at.file!r})" + "".join(f"[{key!r}]" for key in at.path)
+        value = f"{of}.json({q(at.node)}, {q(at.file)})" + "".join(f"[{q(key)}]" for key in at.path)
         code = f"import json; from prefprobe import Run; print(json.dumps({value}, indent=1))"
     else:
-        only = f" if row[{at.only[0]!r}] == {at.only[1]!r}" if at.only else ""
-        rows = f"{of}.table({at.node!r}, {at.file!r}).to_pylist()"
+        only = f" if row[{q(at.only[0])}] == {q(at.only[1])}" if at.only else ""
+        rows = f"{of}.table({q(at.node)}, {q(at.file)}).to_pylist()"
         code = f"from prefprobe import Run; [print(row) for row in {rows}{only}]"
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
 

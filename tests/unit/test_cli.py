@@ -42,6 +42,24 @@ def call(*args: object) -> int:
     return 0
 
 
+def test_a_store_without_runs_and_why_a_key_is_another_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, preset = str(tmp_path / "store"), study(tmp_path)
+    assert call("status", "--store", store) == 0
+    assert "no runs in " in capsys.readouterr().err
+    for name, rounds in (("one", 2), ("two", 3)):
+        assert call("start", preset, "--run", name, "--set", f"train.max_rounds={rounds}", "--store", store) == 0
+        run = Run.open(store, name)
+        for node in run.nodes.values():
+            of = run.step_store(node)
+            assert of is not None
+            of.commit({"result": f"{node.id} {name}".encode()}, {}) if run.state(node).state != "done" else None
+    capsys.readouterr()
+    assert call("explain", "probe.model", "--run", "two", "--against", "one", "--store", store) == 0
+    assert capsys.readouterr().out.endswith(" (`prefprobe explain measure.train` says why)\n")
+
+
 def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
     lines = ["--set", "activations.shards=2\n\n  seed=3  \n", "--set", "name=other"]

@@ -227,6 +227,11 @@ def test_an_environment_that_is_no_json(name: str, monkeypatch: pytest.MonkeyPat
         load_config(DEMO)
 
 
+def test_null_takes_out_an_encoder_of_the_preset_below() -> None:
+    assert load_config(DEMO, ["encoders.minilm=null", "encoders.own=some/where"]).encoders == {"own": "some/where"}
+    assert load_config(DEMO, ["encoders={}"]).encoders.keys() == {"minilm"}
+
+
 @pytest.mark.parametrize("name", ["minilm", "MiniLM-L6_v2", "0", "shift"])
 def test_encoders_that_can_be_told_apart(name: str) -> None:
     config = load_config(DEMO, [f"encoders={{'{name}': some/where}}"])

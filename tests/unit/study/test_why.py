@@ -78,3 +78,8 @@ def test_what_cannot_be_explained_is_said(run, tmp_path) -> None:
         empty = planted_study(tmp_path, patch, prefers)
     with pytest.raises(InputMissing, match="report is not in the store; run `prefprobe step report"):
         list(why(empty, "heldout_raw"))
+
+
+def test_the_commands_are_read_easily(run) -> None:
+    number, rows = evidence("heldout_raw")
+    assert all("'\"'\"'" not in command(run, at) for at in (number, rows))
