@@ -91,6 +91,8 @@ def test_the_lines_in_the_readme_run_as_they_stand(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"{lines}\n{said}"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    n, rows, *rest = done.stdout.split(maxsplit=2)
+    shown, last = done.stdout.splitlines()
+    assert re.fullmatch(r"Probe\(b=.*, layer=15, target='raw', card=\{.*'r_left_out': .*\}\)", shown)
+    n, rows, *rest = last.split(maxsplit=2)
     assert int(rows) == int(n) * (int(n) - 1)  # every pair in both orders
-    assert rest == [f"({n}, 576) (576,) {n}\n"]
+    assert rest == [f"({n}, 576) (576,) {n}"]
