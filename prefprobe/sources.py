@@ -155,7 +155,8 @@ def hub_commit(source: str, revision: str | None, kind: Literal["model", "datase
     if revision and _COMMIT.fullmatch(revision):
         return revision
     known = f"{source}: no such local folder, and " if kind == "model" else f"{source}: "
-    remedy = f"set `revision` to the full hash of a commit in the cache, or name a local {'folder' if kind == 'model' else '`path`'}."
+    local = "folder" if kind == "model" else "`path`"
+    remedy = f"set `revision` to the full hash of a commit in the cache, or name a local {local}."
     try:
         import httpx2
         from huggingface_hub import HfApi

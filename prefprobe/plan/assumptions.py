@@ -51,7 +51,10 @@ def _choices(study: Study) -> Iterator[str]:
             "them, and none is taken for a near duplicate; how many there are is seen by `prefprobe tasks`."
         )
     if study.untold:
-        yield f"{study.untold} tasks have no topic: the step topics stops there; add a `topic` column to the task file."
+        yield (
+            f"{study.untold} tasks have no topic: the step topics stops there; add a `topic` column to the "
+            "task file, name the file's own in `tasks.sources`, or let a judge say topics (`topics.judge`)."
+        )
     if study.too_long:
         yield f"{count(study.too_long)} tasks are beyond a model's context and are dropped (tasks.too_long)."
     yield (
@@ -81,7 +84,9 @@ def _topics(study: Study, lines: list[Line]) -> Iterator[str]:
         need = next(line.need for line in lines if line.step == f"classify.{which}")
         setting = f"topics.{'judge' if which == 'first' else which}"
         if judge.by == "encoder":
-            checked = "check it by hand, or by `topics.second`" if which == "first" else "check by hand where both disagree"
+            checked = (
+                "check it by hand, or by `topics.second`" if which == "first" else "check by hand where both disagree"
+            )
             yield f"{setting}: the nearest label by an encoder is a last resort: {checked}."
         if judge.api is None:
             continue

@@ -113,7 +113,8 @@ def freeze_topics(
     if without:
         raise BadConfig(
             f"task {without[0]}: no `topic` ({len(without)} tasks have none); add a `topic` column to the task file, or "
-            "name the file's own in `tasks.sources`: demeaning and cross-topic folds need it."
+            "name the file's own in `tasks.sources`, or let a judge say topics (`topics.judge`): demeaning and cross-topic folds "
+            "need it."
         )
     topics, small = merged(given, train, config.topics.min_tasks)
     in_train = Counter(topics[id_] for id_ in train)

@@ -52,6 +52,7 @@ def holds(config: Config, objects: ObjectStore) -> dict[str, Any]:
             "tokens": _quantiles(models["model"].lengths.counts([(t, None) for t in mine.column("text").to_pylist()])),
             "languages": _counted(there.column("language")),
             "topics": _counted(mine.column("topic")),
+            "untold": _untold(config, mine),
             "looked": drawn.looked.get(origin, 0),
             "dropped": drawn.dropped.get(origin, {}),
             "examples": [shortened(t, _LONGEST) for t in _some(mine)] if quotable(origin) else [],
@@ -96,6 +97,9 @@ def show(name: str, found: dict[str, Any]) -> None:
                 looked = f" (of {count(of['looked'])} looked at)" if what == "dropped" and of["looked"] else ""
                 listed = ", ".join(f"{reason} {count(n)}" for reason, n in said.items())
                 console.print(f"{origin}, {what}{looked}: {listed}", markup=False, soft_wrap=True)
+        if of["untold"]:
+            said = "name their column in `tasks.sources`, or let a judge say it (`topics.judge`)"
+            console.print(f"{origin}, no topic: {count(of['untold'])}; {said}", markup=False, soft_wrap=True)
         for text in of["examples"]:
             console.print(f"  {origin}: {text}", markup=False, soft_wrap=True)
         if not quotable(origin):
@@ -109,6 +113,13 @@ def _quantiles(lengths: Any) -> dict[str, int] | None:
         return None
     values = np.asarray(lengths)
     return {name: int(np.quantile(values, q, method="nearest")) for name, q in QUANTILES.items()}
+
+
+def _untold(config: Config, tasks: pa.Table) -> int:
+    """Tasks to be measured at whose lack of a topic the step topics would stop."""
+    if config.topics.judge.by != "given":
+        return 0
+    return sum(row["topic"] is None and row["set"] != "pool" for row in tasks.select(["topic", "set"]).to_pylist())
 
 
 def _counted(values: pa.ChunkedArray) -> dict[str, int]:

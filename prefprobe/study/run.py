@@ -81,7 +81,8 @@ class Run:
         if objects.size(_record(run_id)) is None:
             known = ", ".join(run_ids(objects)) or "none"
             raise InputMissing(
-                f"no run {run_id} in {objects.url} (runs there: {known}); name another --store, or start one with `prefprobe run`."
+                f"no run {run_id} in {objects.url} (runs there: {known}); name another --store, or start one with "
+                "`prefprobe run`."
             )
         saved = read_json(objects.get(_record(run_id)))
         run = cls(objects, run_id, parse_config(saved["config"], objects.describe(_record(run_id))), saved["pins"])

@@ -41,7 +41,8 @@ def show_status(run: Run) -> None:
     table = Table("step", "state", "key", "seconds", box=None, pad_edge=False)
     states = {node.id: run.state(node) for node in run.nodes.values()}
     for name, s in states.items():
-        state = f"{s.parts} part{'s' * (s.parts != 1)}" if s.state == "part" else {"waiting": "waits for an input"}.get(s.state, s.state)
+        parts = f"{s.parts} part{'s' * (s.parts != 1)}"
+        state = {"part": parts, "waiting": "waits for an input"}.get(s.state, s.state)
         table.add_row(name, state, (s.key or "")[:12], _number(s.seconds, 1))
     console = Console(highlight=False)
     console.print(table)

@@ -12,6 +12,7 @@ from pathlib import Path
 from prefprobe.errors import BadConfig
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.settings import TaskSource
+from prefprobe.settings.tasks import named_sources
 from prefprobe.sources import input_file
 from prefprobe.store.objects import ObjectStore
 
@@ -36,7 +37,8 @@ def source_path(source: str, objects: ObjectStore) -> Path:
     path = DEMO if source == "demo" else input_file(source, objects)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such task file"
-        raise BadConfig(f"{source}: {found}; name a JSONL, CSV or Parquet file in `tasks.sources`.")
+        named = ", ".join(["demo", *(name for name in named_sources() if name != "demo")])
+        raise BadConfig(f"{source}: {found}; name a JSONL, CSV or Parquet file in `tasks.sources`, or one of {named}.")
     return path
 
 

@@ -60,6 +60,16 @@ def test_a_store_without_runs_and_why_a_key_is_another_are_said(
     assert capsys.readouterr().out.endswith(" (`prefprobe explain measure.train` says why)\n")
 
 
+def test_tasks_says_before_a_run_that_topics_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset, file = study(tmp_path), tmp_path / "bare.csv"
+    file.write_text("id,text\n" + "".join(f"t{n:02},Describe the number {n}.\n" for n in range(40)))
+    options = ["--set", f"tasks.sources=[{file}]", "--store", tmp_path / "store"]
+    assert call("tasks", preset, *options) == 0
+    assert "bare, no topic: 36; name their column in `tasks.sources`, or let a judge" in capsys.readouterr().out
+    assert call("tasks", preset, *options, "--set", "topics.judge.by=local") == 0
+    assert "no topic" not in capsys.readouterr().out
+
+
 def test_start_saves_the_run_and_says_what_to_fan_out_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, out = tmp_path / "store", tmp_path / "out"
     lines = ["--set", "activations.shards=2\n\n  seed=3  \n", "--set", "name=other"]

@@ -309,8 +309,14 @@ def test_layers_that_no_model_has_are_refused_at_once(fractions: str) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("activations.positions=[turn:0]", r"activations\.positions`: 'turn:0' is no position; name last, task-last, mean"),
-        ("activations.positions=[last, midd]", "'midd' is no position; name last, task-last, mean or turn:-3 and the like"),
+        (
+            "activations.positions=[turn:0]",
+            r"activations\.positions`: 'turn:0' is no position; name last, task-last, mean",
+        ),
+        (
+            "activations.positions=[last, midd]",
+            "'midd' is no position; name last, task-last, mean or turn:-3 and the like",
+        ),
         ("activations.positions=[]", r"activations\.positions"),
         ("activations.positions=[mean, last, mean]", "mean stands twice; name every position once"),
         ("encoders.model-mean=x", "'model-mean' is what activations at another position are called; rename it"),

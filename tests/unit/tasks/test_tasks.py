@@ -122,7 +122,10 @@ def test_a_source_is_the_packaged_set_a_file_or_an_object_of_the_store(tmp_path:
 
 @pytest.mark.parametrize("source", ["no.jsonl", "store:inputs/no.jsonl", "store:../no.jsonl", "store:"])
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, source: str) -> None:
-    with pytest.raises(BadConfig, match=r"^no\.jsonl: no such task file|^store:\S*: the store \S+ has no such object"):
+    named = r"name a JSONL, CSV or Parquet file in `tasks\.sources`, or one of demo, wildchat"
+    with pytest.raises(
+        BadConfig, match=rf"^no\.jsonl: no such task file; {named}|^store:\S*: the store \S+ has no such object"
+    ):
         source_path(source, ObjectStore.open(str(tmp_path / "store")))
 
 
