@@ -755,7 +755,7 @@ def test_the_printed_commands_have_run_the_demo(cluster: Cluster, printed: Print
     (workflow,) = json.loads(listed)["items"]
     require_success(workflow)
     assert code == 0
-    assert {"report", "outcome", "extract.it.0", "embed.minilm.shift"} <= set(pods(workflow))
+    assert {"report", "outcome", "extract.model.0", "embed.minilm.shift"} <= set(pods(workflow))
     assert "report(0:report)" in printed.said.read_text()
 
 
