@@ -8,6 +8,7 @@ keys and values are computed for all tokens, the rest for those that are kept.
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -41,7 +42,10 @@ def compile_if_worth(model: LoadedModel, tokens: int) -> None:
     if model.packing.compilable and not model.packing.compiled:
         work = 2 * sum(p.numel() for block in model.blocks for p in block.parameters()) * tokens
         if model.device.type == "cuda" and work >= _WORTH and getattr(model.backbone, "_supports_flex_attn", False):
-            compile_blocks(model)
+            if any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang"))):
+                compile_blocks(model)
+            else:
+                do_not_compile(model, "there is no C compiler (CC, gcc or clang), which Triton calls")
 
 
 def compile_blocks(model: LoadedModel) -> None:

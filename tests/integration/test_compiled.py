@@ -141,7 +141,9 @@ def _never(*_: Any, **__: Any) -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_compiling_waits_for_work_that_pays_it_back_on_a_gpu(tmp_path: Path) -> None:
+def test_compiling_waits_for_work_that_pays_it_back_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     save(ZOO["Llama"].make(0), tmp_path)
     model = load_model(str(tmp_path), device="cpu")
     compiled.compile_if_worth(model, 1 << 62)
@@ -151,6 +153,12 @@ def test_compiling_waits_for_work_that_pays_it_back_on_a_gpu(tmp_path: Path) -> 
     assert not model.packing.compiled
     compiled.compile_if_worth(model, 1 << 62)
     assert len(model.packing.compiled) == model.n_layers
+    model.packing.compiled = ()
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with caplog.at_level("INFO"):
+        compiled.compile_if_worth(model, 1 << 62)
+    assert not model.packing.compiled
+    assert "there is no C compiler" in caplog.text
 
 
 def test_packs_are_even() -> None:
