@@ -391,8 +391,8 @@ def test_an_endpoint_that_goes_away_is_asked_now_and_then_until_it_is_back(monke
         got = replies(client, [call(n) for n in range(120)])
     assert all(r.body is not None for r in got.values())
     assert client.losses == {"500": 36}
-    # 20 losses in a row, and those on their way; then one at a time, with pauses of 0.15 s and more in the end
-    assert all(later - before > 0.1 for before, later in itertools.pairwise(asked[72:76]))
+    # 20 losses in a row, and those on their way; then one at a time, with pauses of 0.15 s and more in the end: three of them
+    assert asked[75] - asked[72] > 0.3
     assert client.pace.size > 1
 
 
