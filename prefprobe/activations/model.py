@@ -24,10 +24,10 @@ class Packing:
     rules: DistanceRules
     named: frozenset[int]
     """Every whole number in the configuration."""
-    exact_to: dict[tuple[bool, bool, int, int], int] = field(default_factory=dict)
-    """{(whether blocks were compiled, whether all prompts share a beginning, how far apart neighbours in a prompt may lie in a
-    pack, as a number of bits, the deepest block that was read): tokens up to which packed values were compared with the
-    model's own}."""
+    exact_to: dict[tuple[bool, bool, bool, int, int], int] = field(default_factory=dict)
+    """{(whether blocks were compiled, whether all prompts share a beginning, whether other tokens than the last were read, how
+    far apart neighbours in a prompt may lie in a pack, as a number of bits, the deepest block that was read): tokens up to
+    which packed values were compared with the model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
@@ -41,9 +41,10 @@ class Packing:
     beginning: tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=lambda: ([], []))
     """The beginning that was computed last: its tokens, and keys and values of every block."""
 
-    def compared(self, compiled: bool, shared: bool, gap: int, deepest: int) -> int:
+    def compared(self, compiled: bool, shared: bool, others: bool, gap: int, deepest: int) -> int:
         """Tokens up to which values of such passes were compared; packs that are laid out wider serve for narrower ones."""
-        same = (n for (*way, g, d), n in self.exact_to.items() if (*way, d) == (compiled, shared, deepest) and g >= gap)
+        way = compiled, shared, others, deepest
+        same = (n for (*its, g, d), n in self.exact_to.items() if (*its, d) == way and g >= gap)
         return max(same, default=0)
 
 

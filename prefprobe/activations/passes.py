@@ -103,7 +103,8 @@ def forward(
         row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
     }
     farthest = max(gaps, key=lambda row: gaps[row])
-    regime = compiled, skip > 0, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
+    others = any(start < n - 1 for n, each in zip(lengths, spans, strict=True) for start, _ in each)
+    regime = compiled, skip > 0, others, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
     compared = model.packing.compared(*regime)
     why = ""
     try:

@@ -98,6 +98,25 @@ def test_means_over_spans_are_those_of_single_passes_whatever_is_shared(
         passes.forward(model, prompts[:1], layers=[3], spans=[[(4, 4)]])
 
 
+def test_other_tokens_than_the_last_are_compared_of_their_own(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    alone = passes._one_by_one
+
+    def counted(loaded: LoadedModel, sequences: Sequence[Sequence[int]], *rest: Any) -> passes.Passed:
+        compared.append(len(sequences))
+        return alone(loaded, sequences, *rest)
+
+    monkeypatch.setattr(passes, "_one_by_one", counted)
+    monkeypatch.setattr(model.packing, "exact_to", {})
+    prompts = [model.prompt_tokens(text) for text in TEXTS[:4]]
+    spans = [[(len(prompt) - 2, len(prompt))] for prompt in prompts]
+    for given, times in ((None, 1), (None, 1), (spans, 2), (spans, 2)):
+        passes.forward(model, prompts, layers=[3], spans=given)
+        assert len(compared) == times
+
+
 def test_nothing_depends_on_the_order_of_prompts(model: LoadedModel) -> None:
     prompts = [model.prompt_tokens(text) for text in TEXTS]
     order = list(range(len(prompts)))
