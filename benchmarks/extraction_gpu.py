@@ -20,9 +20,16 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from prefprobe.activations import coming, compiled
 from prefprobe.activations.checks import check_model, relative_difference
+from prefprobe.activations.extraction import extract
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import forward
-from prefprobe.activations.prompts import PromptFormat
+from prefprobe.activations.prompts import Asked, Prompt, PromptFormat
+from prefprobe.choices.engine import Answer, Question
+from prefprobe.choices.local import LocalEngine
+from prefprobe.choices.stimulus import STIMULUS
+from prefprobe.progress import Progress
+from prefprobe.store.objects import ObjectStore
+from prefprobe.store.steps import StepStore
 
 LAYERS = (6, 12, 18, 24, 31, 37, 43, 49, 55)
 Prompts = list[list[int]]
@@ -43,11 +50,27 @@ def random_model(blocks: int, device: str = "cuda") -> LoadedModel:
 
 
 class Letters:
-    """Stands for prompts: a token a letter."""
+    """Stands for prompts: a token a letter, and two labels of one token."""
 
     def tokens(self, text: str, system: str | None = None) -> list[int]:
         """Of a text."""
         return [2, *(1000 + ord(letter) for letter in (system or "") + text)]
+
+    def tokens_many(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Of several."""
+        return [self.tokens(*prompt) for prompt in prompts]
+
+    def asked_many(self, prompts: Sequence[Prompt], *_: str) -> list[Asked]:
+        """With the labels."""
+        return [Asked(tokens, [], 5, 6) for tokens in self.tokens_many(prompts)]
+
+    def check_labels(self, *_: str) -> None:
+        """There is nothing that could be wrong."""
+
+
+def letters(n: int, rng: np.random.Generator) -> str:
+    """A text of `n` random letters."""
+    return "".join(map(chr, 0x3400 + rng.integers(0, 20000, n)))
 
 
 def tasks(n: int, rng: np.random.Generator, mean: float) -> Prompts:
@@ -116,11 +139,13 @@ class Bench:
             f"{torch.cuda.get_device_name()}, {blocks} blocks, matrix rate {self.rate / 1e12:.0f} TFLOP/s", flush=True
         )
 
-    def way(self, name: str, prompts: Prompts, blocks: int, run: Callable[[], object], times: int = 1) -> float:
-        """Print tokens a second and what of it is useful; returns tokens a second."""
+    def way(
+        self, name: str, prompts: Prompts, blocks: int, run: Callable[[], object], times: int = 1, shared: int = 0
+    ) -> float:
+        """Print tokens a second and what of it is useful, of tokens that all prompts share once; returns tokens a second."""
         torch.cuda.reset_peak_memory_stats()
         took, tokens = seconds(run, times), sum(map(len, prompts))
-        useful = tokens * blocks * self.block / took / self.rate
+        useful = (tokens - shared * (len(prompts) - 1)) * blocks * self.block / took / self.rate
         peak = torch.cuda.max_memory_allocated() / 2**30
         print(
             f"  {name}: {len(prompts)} prompts, {tokens} tokens, {took:.2f} s, {tokens / took:.0f} tok/s, "
@@ -216,6 +241,39 @@ def compiling() -> None:
     )
 
 
+def as_steps(bench: Bench, rng: np.random.Generator) -> None:
+    """The same as the steps do it, which read texts and write parts: tokens a second of whole calls."""
+    texts = [letters(len(task), rng) for task in tasks(4096, rng, 73)]
+    rows = [(f"t{k}", text, None) for k, text in enumerate(texts)]
+    print("as the steps do it, from texts to parts in a folder:")
+    for part in (120, 1024):
+        with tempfile.TemporaryDirectory() as folder:
+            store = StepStore(ObjectStore.open(folder), "extract", "0" * 64, {})
+            took = seconds(lambda: extract(bench.model, rows, bench.layers, store, part, Progress.silent()))  # noqa: B023
+        tokens = sum(map(len, texts)) + len(texts)
+        useful = tokens * (bench.layers[-1] + 1) * bench.block / took / bench.rate
+        print(
+            f"  activations, {part} to a part: {tokens} tokens, {took:.2f} s, {tokens / took:.0f} tok/s, {useful:.1%}",
+            flush=True,
+        )
+    for part in (192, 1024):
+        engine = LocalEngine(bench.model, STIMULUS, revision={}, part=part)
+        asked = [
+            Question(
+                id=str(k), system=None, first=texts[a], second=texts[b], repeat=0, prompt_id="", task_a="a", task_b="b"
+            )
+            for k, (a, b) in enumerate(rng.choice(len(texts), (2048, 2)))
+        ]  # fmt: skip
+        found: list[Answer] = []
+        took = seconds(lambda: engine.answer(asked, found.extend))  # noqa: B023
+        tokens = sum(answer.prompt_tokens for answer in found)
+        useful = tokens * bench.model.n_layers * bench.block / took / bench.rate
+        print(
+            f"  choices, {part} to a part: {tokens} tokens, {took:.2f} s, {tokens / took:.0f} tok/s, {useful:.1%}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """All ways in one run."""
     parser = argparse.ArgumentParser()
@@ -286,25 +344,29 @@ def ways(blocks: int, n: int, others: Sequence[int]) -> None:
         way()  # another kind of batch may be compiled
         bench.way(f"compiled, {tokens}", some, deep, way)
     long = tasks(n // 2, rng, 150)
-    bench.whole(long, layers=bench.layers)()
+    bench.whole(long[: n // 8], layers=bench.layers)()
     print(f"activations, mean {np.mean([len(p) for p in long]):.0f} tokens:")
-    bench.way("compiled", long, deep, bench.whole(long, layers=bench.layers))
+    quick = bench.way("compiled", long, deep, bench.whole(long, layers=bench.layers))
+    few = long[: n // 32]
+    slow = bench.way("32 in file order, as above", few, deep, lambda: padded(model, few, 32, False))
+    print(f"  {quick / slow:.2f} × the loop")
 
     system = rng.integers(1000, 260000, 600).tolist()
     tails = own[:1024]
     under = [system + t for t in tails]
     ideal = sum(map(len, under)) / sum(map(len, tails))
-    bench.whole(under[:128], layers=bench.layers)()
     print("shared system prompt of 600 tokens:")
     bench.whole(under, layers=bench.layers)()
-    quick = bench.way("compiled", under, deep, bench.whole(under, layers=bench.layers))
+    quick = bench.way("compiled", under, deep, bench.whole(under, layers=bench.layers), times=3, shared=600)
     scratch = under[:96]
     way = bench.stopped(lambda: padded(model, scratch, 32, True))
     slow = bench.way("sorted, padded, from scratch", scratch, deep, way)
-    alone = bench.way("compiled, without the system prompt", tails, deep, bench.whole(tails, layers=bench.layers))
+    loop = bench.way("32 in file order, from scratch", scratch, deep, lambda: padded(model, scratch, 32, False))
+    way = bench.whole(tails, layers=bench.layers)
+    alone = bench.way("compiled, without the system prompt", tails, deep, way, times=3)
     print(
-        f"  {quick / slow:.2f} × sorted; {quick / alone:.2f} × compiled without, of an ideal {ideal:.2f}: "
-        f"{quick / alone / ideal:.3f}"
+        f"  {quick / loop:.2f} × the loop, {quick / slow:.2f} × sorted; {quick / alone:.2f} × compiled without, of an ideal "
+        f"{ideal:.2f}: {quick / alone / ideal:.3f}"
     )
 
     instructions, middle, end = (rng.integers(1000, 260000, k).tolist() for k in (60, 5, 6))
@@ -316,6 +378,7 @@ def ways(blocks: int, n: int, others: Sequence[int]) -> None:
     half = asked[: len(asked) // 2]
     slow = bench.way("sorted, padded", half, model.n_layers, lambda: padded(model, half, 64, True))
     print(f"  {quick / slow:.2f} × sorted")
+    as_steps(bench, rng)
     print(f"exactness of compiled passes{'' if model.packing.compiled else ': REFUSED'}:")
     exactness(bench, own[:16])
 

@@ -1,7 +1,9 @@
 """Activations and choices over two GPUs against one: tokens a second, and the useful part of what both could do.
 
 Needs two CUDA GPUs of 80 GB; `--model llama3-70b` has more weights than one holds. Weights are random, in bfloat16, made on the
-devices where `activations/devices.py` places them, and passes are the product's. Prompts are random tokens with the lengths of
+devices where `activations/devices.py` places them, and passes are the product's. Embeddings are of length √d and what a block
+adds to them is small, as in a trained model's stream: with a random stream that each block replaces, rounding alone exceeds
+what 80 blocks are allowed. Prompts are random tokens with the lengths of
 real ones, those of benchmarks/extraction_gpu.py. `useful` is real tokens × blocks that are needed × what a token costs there,
 against the matrix rate of all GPUs that are used, measured here. Before any time is printed, what two GPUs give is compared
 with what one gives, for a model of four blocks with the same weights.
@@ -24,10 +26,13 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 from prefprobe.activations.checks import check_model, relative_difference
 from prefprobe.activations.compiled import compile_blocks
 from prefprobe.activations.devices import device_map, link, weights
+from prefprobe.activations.memory import ROOM
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import forward
 from prefprobe.activations.prompts import PromptFormat
 
+ADDED = 0.005
+"""By which what a block adds is made smaller than transformers draws it."""
 DEPTHS = tuple(k / 10 for k in range(1, 10))
 SHAPES: dict[str, Callable[[int | None], Any]] = {
     "gemma3-27b": lambda blocks: Gemma3TextConfig(
@@ -41,13 +46,16 @@ SHAPES: dict[str, Callable[[int | None], Any]] = {
 }  # fmt: skip
 
 
-def random_model(config: Any, devices: list[torch.device], like: LoadedModel | None = None) -> LoadedModel:
+def random_model(
+    config: Any, devices: list[torch.device], like: LoadedModel | None = None, deepest: float | None = None
+) -> LoadedModel:
     """Random weights in bfloat16, or those of `like`, on the devices of their places; nothing goes through memory."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
     places = {"": devices[0]}
     if len(devices) > 1:
-        places = device_map(model, devices, [torch.cuda.mem_get_info(device)[0] for device in devices])
+        rooms = [ROOM * torch.cuda.mem_get_info(device)[0] for device in devices]
+        places = device_map(model, devices, rooms, deepest=deepest)
     given = {} if like is None else dict(like.model.named_parameters())
     made: dict[int, Any] = {}
     for name, module in list(model.named_modules()):
@@ -63,9 +71,12 @@ def random_model(config: Any, devices: list[torch.device], like: LoadedModel | N
         module._is_hf_initialized = False  # without memory there was nothing to draw
     torch.manual_seed(0)
     model.init_weights()  # with what is no weight, such as rotary frequencies
+    model.get_input_embeddings().weight.data.normal_()
     for name, parameter in model.named_parameters():
         if name in given:
             parameter.data.copy_(given[name])
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.data.mul_(ADDED)
     if len(devices) > 1:
         link(model)
     return LoadedModel(model, cast(PromptFormat, Letters()), devices[0])
@@ -133,7 +144,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, help="fewer than the shape has")
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument("--gpus", type=int, default=2)
-    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--batch-tokens", type=int, help="in place of the product's own number")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     if torch.cuda.device_count() < options.gpus:
@@ -166,20 +177,19 @@ def main() -> None:
         if len(used) == 1 and held > 0.9 * torch.cuda.mem_get_info(used[0])[0]:
             print("  1 GPU: does not hold the weights")
             continue
-        started = time.perf_counter()
-        model = random_model(config, used)
-        for device in used:
-            torch.cuda.synchronize(device)
-            torch.cuda.reset_peak_memory_stats(device)
-        print(f"  made on {len(used)} in {time.perf_counter() - started:.1f} s")
-        check_model(model)
-        compile_blocks(model)
         for kind, (prompts, wanted) in kinds.items():
+            # as each step divides the blocks that it runs
+            model = random_model(config, used, deepest=max(DEPTHS) if kind == "activations" else None)
+            for device in used:
+                torch.cuda.synchronize(device)
+                torch.cuda.reset_peak_memory_stats(device)
+            check_model(model)
+            compile_blocks(model)
             wanted |= {"batch_tokens": options.batch_tokens}
             print(f" {kind}: {len(prompts)} prompts, {sum(map(len, prompts))} tokens")
             speeds[kind].append(measured(model, prompts, used, sum(rates[: len(used)]), options.rounds, **wanted))
-        del model
-        torch.cuda.empty_cache()
+            del model
+            torch.cuda.empty_cache()
     for kind, found in speeds.items():
         if len(found) == 2:
             print(f"{kind}: {len(devices)} GPUs {found[1] / found[0]:.2f} times one")

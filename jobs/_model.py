@@ -10,15 +10,22 @@ if TYPE_CHECKING:
     from prefprobe.activations.model import LoadedModel
 
 
-def open_model(job: Job, features: str = "model") -> "LoadedModel":
-    """The model whose activations are the features of that name; raises what `load_model` raises. Only here torch comes in."""
+def open_model(job: Job, features: str = "model", deepest: float | None = None) -> "LoadedModel":
+    """The model whose activations are the features of that name; raises what `load_model` raises. Only here torch comes in.
+
+    `deepest` is the fraction of its depth down to which it is to be run, if not to its end.
+    """
     pin = pin_of(features, features_of(job.config)[features])  # model or base: also the name of its settings
     seed = job.config.seed if features == "untrained" else None
-    return load(getattr(job.config, pin), job.pins[pin], job.pins.get(f"{pin}.adapter"), seed)
+    return load(getattr(job.config, pin), job.pins[pin], job.pins.get(f"{pin}.adapter"), seed, deepest)
 
 
 def load(
-    settings: ModelSettings, revision: str | None, adapter_revision: str | None, untrained_seed: int | None = None
+    settings: ModelSettings,
+    revision: str | None,
+    adapter_revision: str | None,
+    untrained_seed: int | None = None,
+    deepest: float | None = None,
 ) -> "LoadedModel":
     """The model of these settings at these revisions; raises what `load_model` raises."""
     from prefprobe.activations.loading import load_model
@@ -36,4 +43,5 @@ def load(
         template=settings.template,
         date=settings.date,
         untrained_seed=untrained_seed,
+        deepest=deepest,
     )

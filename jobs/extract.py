@@ -15,7 +15,7 @@ def run(job: Job) -> Outputs:
 
     settings, features = job.config.activations, job.args["features"]
     mine = [(i, text, None) for i, text in read_rows(job) if shard_of(i, settings.shards) == job.args["shard"]]
-    model = open_model(job, features)
+    model = open_model(job, features, max(settings.fractions))
     layers = layer_numbers(settings.fractions, model.n_layers)
     positions = settings.positions if features == "model" else settings.positions[:1]
     parts = extract(

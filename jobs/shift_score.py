@@ -26,7 +26,7 @@ def run(job: Job) -> Outputs:
     probe = Probe.of(read_npz(job.read("probe.model", "probes.npz")), layer)
     settings = config.activations
     parts = extract(
-        open_model(job), prompted, [layer], job.store, settings.part, job.progress,
+        open_model(job, deepest=max(settings.fractions)), prompted, [layer], job.store, settings.part, job.progress,
         positions=settings.positions[:1], dtype=settings.dtype,
     )  # fmt: skip
     scored = [probe_scores(select(read_npz(job.store.read_part(name))), probe) for name in parts]

@@ -29,6 +29,10 @@ _WORTH = 2e16
 """Operations from which compiling (half a minute, seconds with its cache) is won back on a GPU of today."""
 _BLOCK = 128
 """Tokens in a block of FlexAttention's mask."""
+SHARED_FROM = 128
+"""Tokens of a shared beginning from which its keys and values are put before each batch's: fewer are sooner computed anew,
+once a batch.
+"""
 _BACKEND = "inductor"
 _KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
 """The kernel for few queries knows no lengths that change."""
@@ -168,15 +172,15 @@ def _masks(
     end[skip : skip + n] = np.arange(1, n + 1)
     place[:skip] = np.arange(skip)
     place[skip : skip + n] = pack.positions
-    rows, columns = -(-len(own) // _BLOCK), -(-k // _BLOCK)
-    near, whole = np.zeros((rows, columns), dtype=bool), np.zeros((rows, columns), dtype=bool)
-    near[:, : -(-skip // _BLOCK)] = True
+    # never one block alone: its number is a size, and Dynamo compiles anew for a size of one
+    rows, columns = (max(2, -(-length // _BLOCK)) for length in (len(own), k))
+    near = np.zeros((rows, columns), dtype=bool)
+    first = np.arange(0, len(own), _BLOCK)
+    near[: len(first), : -(-skip // _BLOCK)] = True
     for path in pack.paths:
         end[skip + path] = path[-1] + 1
         mine = path if nodes is None else np.flatnonzero((path[0] <= nodes) & (nodes <= path[-1]))
         near[np.ix_(np.unique(mine // _BLOCK), np.unique((skip + path) // _BLOCK))] = True
-    # what all see needs no mask, where distance does not matter
-    whole[:, : skip // _BLOCK] = True
     starts, ends, keys, queries, numbers = (
         to_device(each.astype(np.int32), device) for each in (start, end, place, np.asarray(pack.positions)[own], own)
     )
@@ -190,17 +194,25 @@ def _masks(
             index.astype(np.int32)[None, None], device
         )
 
+    def wholly(rule: torch.Tensor | None) -> np.ndarray:
+        """Blocks of the beginning that all queries of a block see, and that need no mask."""
+        found, full = near & False, skip // _BLOCK
+        found[: len(first), :full] = True
+        if rule is not None and full:
+            seen = rule[:, : full * _BLOCK].view(len(rule), full, _BLOCK).all(2).numpy()
+            found[: len(first), :full] = np.logical_and.reduceat(seen[np.asarray(pack.positions)[own]], first)
+        return found
+
     def mask(rule: torch.Tensor | None) -> BlockMask:
-        allowed = None if rule is None else rule.to(device)
+        allowed, whole = None if rule is None else to_device(rule.numpy(), device), wholly(rule)
 
         def near_ancestor(batch: Any, head: Any, query: Any, key: Any) -> Any:
             assert allowed is not None
             return ancestor(batch, head, query, key) & allowed[queries[query], keys[key]]
 
         sees = ancestor if allowed is None else near_ancestor
-        partly, wholly = (near & ~whole, whole) if allowed is None else (near, near & False)
         return BlockMask.from_kv_blocks(
-            *blocks(partly), *blocks(wholly), BLOCK_SIZE=_BLOCK, mask_mod=sees, seq_lengths=(len(own), k),
+            *blocks(near & ~whole), *blocks(whole), BLOCK_SIZE=_BLOCK, mask_mod=sees, seq_lengths=(len(own), k),
             compute_q_blocks=False,
         )  # fmt: skip
 

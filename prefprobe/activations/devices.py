@@ -13,9 +13,6 @@ from prefprobe.activations.model import stack_of
 from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.numbers import rough_size
 
-_DEEPEST, _ABOVE = 0.9, 0.5
-"""Blocks above the deepest whose activations are read by default are run for choices alone, and count half."""
-
 
 class Piece(NamedTuple):
     """A part of a model that lies on one device."""
@@ -27,7 +24,12 @@ class Piece(NamedTuple):
 
 
 def placed(
-    source: str, made: Callable[[], Any], on: torch.device, devices: int | None, quantisation: str | None
+    source: str,
+    made: Callable[[], Any],
+    on: torch.device,
+    devices: int | None,
+    quantisation: str | None,
+    deepest: float | None = None,
 ) -> dict[str, torch.device] | None:
     """{part of the model: its device}; None for all of it on the CPU, as it is. `made` makes the model, without weights here.
 
@@ -48,7 +50,7 @@ def placed(
     if devices is None and weights(skeleton, quantisation) <= _room(gpus[0]):
         return {"": gpus[0]}
     try:
-        return device_map(skeleton, gpus, [_room(gpu) for gpu in gpus], quantisation)
+        return device_map(skeleton, gpus, [_room(gpu) for gpu in gpus], quantisation, deepest)
     except BadConfig as error:
         raise BadConfig(f"{source}: {error}") from error
 
@@ -75,11 +77,16 @@ def pieces(model: Any) -> list[Piece]:
 
 
 def device_map(
-    model: Any, devices: Sequence[torch.device], rooms: Sequence[float], quantisation: str | None = None
+    model: Any,
+    devices: Sequence[torch.device],
+    rooms: Sequence[float],
+    quantisation: str | None = None,
+    deepest: float | None = None,
 ) -> dict[str, torch.device]:
     """{name: device} of all pieces of `model`, which may lie on the meta device, and of weights that are in none.
 
-    The blocks are divided evenly by their bytes, in their order; what comes before them is on the first device, the final
+    The blocks that are run, down to the one at the fraction `deepest` of the depth, are divided evenly by their bytes, in their
+    order, and the others go behind them; what comes before them is on the first device, the final
     norm and a head with weights of its own on the last. A head that is the embedding stays with it, on the first. `rooms`
     are the bytes that weights may take on each device. Raises BadConfig if they are too few.
     """
@@ -87,8 +94,8 @@ def device_map(
     sizes = [_bytes([p.module], quantisation) for p in parts if p.block is not None]
     outside = [p.module for p in parts if p.block is None]
     first, last = (_bytes([m for m in outside if any(m is o for o in after) == end]) for end in (False, True))
-    read = int(_DEEPEST * len(sizes)) + 1
-    work = [size * (1 if i < read else _ABOVE) for i, size in enumerate(sizes)]
+    run = len(sizes) if deepest is None else int(deepest * len(sizes)) + 1
+    work = [size if i < run else 0.0 for i, size in enumerate(sizes)]
     cuts = divide(sizes, work, (first, last), rooms[: len(sizes)])
     if cuts is None:
         raise BadConfig(

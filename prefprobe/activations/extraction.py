@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prefprobe.activations.checks import check_model
+from prefprobe.activations.coming import one_behind
 from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import Passed, Span, forward
+from prefprobe.activations.passes import Kept, Passed, Span, forward
 from prefprobe.errors import BadConfig
 from prefprobe.features.stored import as_stored, widened
 from prefprobe.progress import Progress
@@ -70,8 +71,8 @@ def extract_activations(
         return {layer: np.empty((0, model.width), dtype=np.float32) for layer in wanted}
     check_model(model)
     spans = _spans(model, rows, tokens, [position])
-    passed = _streams(model, tokens, spans, wanted, [name for name, _, _ in rows])
-    return {layer: values[:, 0] for layer, values in passed.kept.items()}
+    passed = forward(model, tokens, layers=wanted, spans=spans)
+    return {layer: values[:, 0] for layer, values in _finite(passed, [name for name, _, _ in rows]).items()}
 
 
 def known_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int]:
@@ -118,18 +119,11 @@ def _spans(
     return found
 
 
-def _streams(
-    model: LoadedModel,
-    tokens: Sequence[Sequence[int]],
-    spans: Sequence[Sequence[Span]],
-    layers: Sequence[int],
-    names: Sequence[str],
-) -> Passed:
-    """Of prompts as tokens, at every position; one whose activation is not finite is refused under its name."""
-    passed = forward(model, tokens, layers=layers, spans=spans)
+def _finite(passed: Passed, names: Sequence[str]) -> Kept:
+    """What was kept; a prompt whose activation is not finite is refused under its name."""
     for layer, values in passed.kept.items():
         _require_finite(values, layer, names, "use dtype float32 or bfloat16, and check the weights")
-    return passed
+    return passed.kept
 
 
 def _require_finite(values: npt.NDArray[Any], layer: int, names: Sequence[str], remedy: str, of: str = "") -> None:
@@ -138,14 +132,14 @@ def _require_finite(values: npt.NDArray[Any], layer: int, names: Sequence[str], 
         raise BadConfig(f"{names[int(bad.argmax())]}: the activation after block {layer} is not finite{of}; {remedy}.")
 
 
-def _arrays(passed: Passed, positions: Sequence[str], dtype: Dtype, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _arrays(kept: Kept, positions: Sequence[str], dtype: Dtype, names: Sequence[str]) -> dict[str, np.ndarray]:
     """As they are stored: `layer_<L>` of the first position, `mean_<L>` and the like of further ones."""
     found: dict[str, np.ndarray] = {}
-    for layer, values in passed.kept.items():
+    for layer, values in kept.items():
         for k, position in enumerate(positions):
             stored = as_stored(f"{named(position) if k else 'layer'}_{layer}", values[:, k], dtype)
-            for name, kept in stored.items() if dtype != "float32" else ():
-                _require_finite(widened(name, kept), layer, names, "store it as float32", f" in {dtype}")
+            for name, value in stored.items() if dtype != "float32" else ():
+                _require_finite(widened(name, value), layer, names, "store it as float32", f" in {dtype}")
             found |= stored
     return found
 
@@ -198,17 +192,28 @@ def extract(
             there[name] = output.result()
             progress.advance(n)
 
-    with ThreadPoolExecutor(1) as writer:  # at a stop it writes what has been computed
+    def begun() -> Iterator[tuple[str, list[int], Passed]]:
         for name, chunk in zip(names, chunks, strict=True):
             if name in there:
                 store.read_part(name)  # a corrupt part must stop this step, not a later one
                 continue
-            names_of = [of[i][0] for i in chunk]
-            passed = _streams(model, [tokens[i] for i in chunk], [spans[i] for i in chunk], layers, names_of)
-            if passed.alone and ALONE not in there:
-                there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
-            arrays = {"task_ids": np.array([rows[i][0] for i in chunk]), **_arrays(passed, positions, dtype, names_of)}
-            writing.append((name, len(chunk), writer.submit(write, name, arrays)))
-            written(behind)
+            yield (
+                name,
+                chunk,
+                forward(model, [tokens[i] for i in chunk], layers=layers, spans=[spans[i] for i in chunk]),
+            )
+
+    def end(part: tuple[str, list[int], Passed]) -> None:
+        name, chunk, passed = part
+        if passed.alone and ALONE not in there:
+            there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
+        names_of = [of[i][0] for i in chunk]
+        arrays = _arrays(_finite(passed, names_of), positions, dtype, names_of)
+        arrays["task_ids"] = np.array([rows[i][0] for i in chunk])
+        writing.append((name, len(chunk), writer.submit(write, name, arrays)))
+        written(behind)
+
+    with ThreadPoolExecutor(1) as writer:  # at a stop it writes what has been computed
+        one_behind(model.device, begun(), end)
         written(0)
     return {name: there[name] for name in names}

@@ -62,12 +62,14 @@ def load_model(
     template: Mapping[str, Any] | None = None,
     date: datetime.date = DATE,
     untrained_seed: int | None = None,
+    deepest: float | None = None,
 ) -> LoadedModel:
     """Load a causal language model onto its device or devices, and merge its LoRA adapter.
 
     `source` and `adapter` are a hub id, a local folder, a GGUF file (the source alone) or `package:NAME/PATH`; a revision
     is a hub commit, the newest one if not given. Blocks are divided over `devices` GPUs; if not given, over all that are
-    visible where one does not hold the weights. `quantisation` is by bitsandbytes: LLM.int8() or NF4. Without `chat`
+    visible where one does not hold the weights: evenly all, or those down to the fraction `deepest` of the depth, if none
+    deeper is to be run. `quantisation` is by bitsandbytes: LLM.int8() or NF4. Without `chat`
     prompts are bare text, as base models read them; `template` are arguments of the chat template, and `date` is what it
     prints as today's. With `untrained_seed` the weights are drawn anew by the architecture's own initialisation (a control).
     Raises BadConfig for a source that is not a loadable model or whose chat template cannot be used, for an adapter of
@@ -85,7 +87,7 @@ def load_model(
         auto = _auto_class(source, config)
         if quantisation is not None and hasattr(config, "quantization_config"):
             raise BadConfig(f"{source}: its weights are quantised already; leave out model.quantisation.")
-        places = placed(source, lambda: auto.from_config(config, dtype=kind), on, devices, quantisation)
+        places = placed(source, lambda: auto.from_config(config, dtype=kind), on, devices, quantisation, deepest)
         how = {"dtype": kind, "device_map": places, "quantization_config": _quantised(quantisation, kind)}
         how |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         if untrained_seed is None:

@@ -9,6 +9,7 @@ kept as keys and values. Several packs form one batch, so that matrix products s
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -30,12 +31,34 @@ def pack(sequences: Sequence[Sequence[int]], skip: int, capacity: int) -> list[P
 
     The first `skip` tokens, common to all, are left out. Same sequences, same packs: the caller's order does not matter.
     """
-    order = sorted(range(len(sequences)), key=lambda row: (list(sequences[row]), row))
+    return _laid_out(sequences, skip, capacity, _sorted(sequences))
+
+
+def even_packs(sequences: Sequence[Sequence[int]], skip: int, about: int, most: float = math.inf) -> list[Pack]:
+    """Packs of nearly the same size, of `about` so many nodes and at most as many as `pack` would give for `most`."""
+    order = _sorted(sequences)
+    nodes = sum(len(sequences[row]) - max(shared, skip) for row, shared in order)
+    n = max(1, round(nodes / min(about, most)))
+    longest = max(map(len, sequences)) - skip
+    capacity = nodes if n == 1 and nodes <= most else int(min(nodes // n + longest, most))
+    return _laid_out(sequences, skip, capacity, order)
+
+
+def _sorted(sequences: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Rows in the order of their tokens, each with the number of tokens that it shares with the one before it."""
+    lists = [s if isinstance(s, list) else list(s) for s in sequences]
+    order = sorted(range(len(lists)), key=lambda row: (lists[row], row))
+    shared = [_common(lists[before], lists[row]) for before, row in pairwise(order)]
+    return list(zip(order, [0, *shared], strict=True))
+
+
+def _laid_out(
+    sequences: Sequence[Sequence[int]], skip: int, capacity: int, order: Sequence[tuple[int, int]]
+) -> list[Pack]:
     packs: list[Pack] = []
-    previous: list[int] = []
-    for row in order:
-        sequence = list(sequences[row][skip:])
-        shared = _common(previous, sequence) if packs else 0
+    for row, common in order:
+        sequence = sequences[row][skip:]
+        shared = max(0, common - skip)
         if not packs or (len(packs[-1].tokens) + len(sequence) - shared > capacity and packs[-1].rows):
             packs.append(Pack([], [], [], []))
             shared = 0
@@ -46,17 +69,7 @@ def pack(sequences: Sequence[Sequence[int]], skip: int, capacity: int) -> list[P
         new = np.arange(first, len(here.tokens))
         here.paths.append(np.concatenate([here.paths[-1][:shared], new]) if shared else new)
         here.rows.append(row)
-        previous = sequence
     return packs
-
-
-def even_packs(sequences: Sequence[Sequence[int]], skip: int, about: int, most: float = math.inf) -> list[Pack]:
-    """Packs of nearly the same size, of `about` so many nodes and at most as many as `pack` would give for `most`."""
-    whole = pack(sequences, skip, sum(map(len, sequences)))
-    nodes = sum(len(p.tokens) for p in whole)
-    n = max(1, round(nodes / min(about, most)))
-    longest = max(map(len, sequences)) - skip
-    return whole if n == 1 and nodes <= most else pack(sequences, skip, int(min(nodes // n + longest, most)))
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ the model's own pass of one prompt alone, before any of them is returned; where 
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from prefprobe.activations.checks import check_tokens, relative_difference, tole
 from prefprobe.activations.coming import Coming
 from prefprobe.activations.compiled import (
     COMPILED_TOKENS,
+    SHARED_FROM,
     Beginning,
     compiled_blocks,
     do_not_compile,
@@ -37,16 +38,26 @@ Span = tuple[int, int]
 """Tokens of a sequence, half-open."""
 
 
-class Passed(NamedTuple):
-    """What forward passes of n prompts gave."""
+@dataclass
+class Passed:
+    """What forward passes of n prompts gave, when a GPU has come to it."""
 
-    kept: Kept
-    """The residual stream after each of the wanted layers: {layer: (n, d) float32} at the last token, or the means over k
-    spans of tokens, {layer: (n, k, d) float32}."""
+    arrays: Kept
+    """`kept`, filled when it is asked for."""
     hidden: torch.Tensor | None
     """The final hidden states of the last `tail` tokens, (n, tail, width) float32 on the device; None if `tail` is 0."""
     alone: bool = False
     """Whether prompts went through one at a time."""
+    coming: Coming | None = None
+
+    @property
+    def kept(self) -> Kept:
+        """The residual stream after each of the wanted layers: {layer: (n, d) float32} at the last token, or the means over k
+        spans of tokens, {layer: (n, k, d) float32}. Waits for the GPU.
+        """
+        if self.coming is not None:
+            self.coming.wait()
+        return self.arrays
 
 
 def forward(
@@ -72,7 +83,7 @@ def forward(
         passed = forward(
             model, sequences, layers=layers, tail=tail, spans=last, pack_tokens=pack_tokens, batch_tokens=batch_tokens
         )
-        return passed._replace(kept={layer: values[:, 0] for layer, values in passed.kept.items()})
+        return replace(passed, arrays={layer: values[:, 0] for layer, values in passed.arrays.items()})
     if any(len(s) <= max(tail, 1) for s in sequences):
         raise BadConfig("a prompt is shorter than the answer's beginning; check the chat template and the labels.")
     lengths = [len(s) for s in sequences]
@@ -92,6 +103,7 @@ def forward(
     skip = min(shared_beginning(sequences), min(lengths) - max(tail, 1), first)  # of the beginning nothing is kept
     compiled, most = bool(model.packing.compiled), model.packing.most_tokens
     if compiled:
+        skip = skip if skip >= SHARED_FROM else 0
         packs = even_packs(sequences, skip, batch_tokens or COMPILED_TOKENS, most)
         batched = [[each] for each in packs]
     else:
@@ -183,7 +195,8 @@ def _packed(
 ) -> Passed:
     n, last, hidden = len(sequences), max(tail, 1), None
     deepest = model.n_layers - 1 if tail else max(layers)
-    coming = Coming({layer: np.empty((n, len(spans[0]), model.width), dtype=np.float32) for layer in layers})
+    kept = {layer: np.empty((n, len(spans[0]), model.width), dtype=np.float32) for layer in layers}
+    coming = Coming(kept)
     with torch.inference_mode():
         beginning = _beginning(model, list(sequences[0][:skip]), layers, tail > 0) if skip else None
         while batched:
@@ -210,7 +223,7 @@ def _packed(
                 if hidden is None:  # some models project their last states to another width
                     hidden = final.new_empty((n, *final.shape[1:]))
                 hidden[to] = final
-    return Passed(coming.all(), hidden)
+    return Passed(kept, hidden, coming=coming)
 
 
 def _means(stream: torch.Tensor, which: np.ndarray, places: Sequence[np.ndarray]) -> torch.Tensor:

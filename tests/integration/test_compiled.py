@@ -1,6 +1,7 @@
 """Compiled passes, traced and laid out as on a GPU, with the operations of plain torch: what a kernel adds only a GPU shows."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def alone(model: LoadedModel, prompts: list[list[int]], layers: Sequence[int], t
     """Each prompt through the model alone."""
     last = [[(len(prompt) - 1, len(prompt))] for prompt in prompts]
     own = passes._one_by_one(model, prompts, last, tuple(layers), tail)
-    return own._replace(kept={layer: values[:, 0] for layer, values in own.kept.items()})
+    return replace(own, arrays={layer: values[:, 0] for layer, values in own.kept.items()})
 
 
 def test_compiled_passes_equal_single_ones_and_all_blocks_are_one_function() -> None:

@@ -56,7 +56,8 @@ def test_packed_passes_equal_single_ones(model: LoadedModel, pack_tokens: int) -
     systems = [None, "You hate math.", "You hate math and love the sea."]
     prompts = [model.prompt_tokens(text, system) for text in TEXTS[:8] for system in systems]
     layers = [3, 12, 27]
-    got, hidden, _ = passes.forward(model, prompts, layers=layers, tail=2, pack_tokens=pack_tokens, batch_tokens=300)
+    passed = passes.forward(model, prompts, layers=layers, tail=2, pack_tokens=pack_tokens, batch_tokens=300)
+    got, hidden = passed.kept, passed.hidden
     assert hidden is not None
     for i, prompt in enumerate(prompts):
         streams, last = alone(model, prompt, layers)

@@ -149,12 +149,12 @@ G
   gobuild . ; cd "$CACHE"; stamp pause 1
 }
 
-python_base() {  # Debian's Python with this machine's certificate authorities, so that pip works inside a build
-  docker image inspect prefprobe/python-base:bookworm >/dev/null 2>&1 && return
-  rootfs prefprobe/python-base:plain python3,python3-venv,python3-pip,ca-certificates
+python_base() {  # Debian's Python and C compiler with this machine's certificate authorities, so that pip works inside a build
+  docker image inspect prefprobe/python-base:bookworm-gcc >/dev/null 2>&1 && return
+  rootfs prefprobe/python-base:plain-gcc python3,python3-dev,python3-venv,python3-pip,ca-certificates,gcc,libc6-dev
   local trust; trust=$(mktemp -d); cp /etc/ssl/certs/ca-certificates.crt "$trust/ca.crt"
-  printf 'FROM prefprobe/python-base:plain\nCOPY ca.crt /etc/ssl/certs/ca-certificates.crt\nENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt\n' > "$trust/Dockerfile"
-  DOCKER_BUILDKIT=0 docker build -q -t prefprobe/python-base:bookworm "$trust" >/dev/null 2>&1; rm -rf "$trust"
+  printf 'FROM prefprobe/python-base:plain-gcc\nCOPY ca.crt /etc/ssl/certs/ca-certificates.crt\nENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt\n' > "$trust/Dockerfile"
+  DOCKER_BUILDKIT=0 docker build -q -t prefprobe/python-base:bookworm-gcc "$trust" >/dev/null 2>&1; rm -rf "$trust"
 }
 
 project() {  # the images of the project, on a Python image if one is named; their downloads go on while Go compiles
@@ -229,7 +229,7 @@ if pulls; then
   echo stock > mode
 else
   command -v apt-get >/dev/null || give_up "images cannot be pulled, and without Debian's package manager none can be made"
-  { python_base; project prefprobe/python-base:bookworm; } & building=$!
+  { python_base; project prefprobe/python-base:bookworm-gcc; } & building=$!
   go_at_least_126
   kubernetes kubeadm kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
   tool etcd $ETCD go.etcd.io/etcd/server/v3

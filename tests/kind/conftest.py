@@ -171,7 +171,7 @@ def images(cluster: Cluster) -> None:
         return
     docker = DOCKER
     built = (CACHE / "mode").read_text().strip() == "built"
-    base = ["BASE_IMAGE=prefprobe/python-base:bookworm"] if built else []
+    base = ["BASE_IMAGE=prefprobe/python-base:bookworm-gcc"] if built else []
     if os.environ.get("PREFPROBE_CLUSTER"):  # else build.sh has just made them
         cluster.run("make", "-C", ROOT, "images", f"DOCKER={docker}", *base, timeout=3600)
     cluster.run(docker, "build", "-q", "-t", "prefprobe-extract-faulty:test", HERE / "faulty")

@@ -93,7 +93,11 @@ def test_blocks_lie_in_their_order_and_ends_where_they_are_read() -> None:
     places = device_map(model, GPUS, [weights(model)] * 3)
     at = [places[f"model.layers.{i}"].index for i in range(60)]
     assert at == sorted(at)
-    assert [at.count(k) for k in range(3)] == [19, 19, 22]  # the last five are run for choices alone and count half
+    assert [at.count(k) for k in range(3)] == [20, 20, 20]
+    places = device_map(model, GPUS, [weights(model)] * 3, deepest=0.9)
+    at = [places[f"model.layers.{i}"].index for i in range(60)]
+    assert at == sorted(at)
+    assert sorted(at[:55].count(k) for k in range(3)) == [18, 18, 19]  # the last five are not run
     assert (places["model.embed_tokens"], places["model.norm"], places["lm_head"]) == (GPUS[0], GPUS[2], GPUS[2])
     tied = device_map(meta(KINDS["tied"](4)), GPUS[:2], [1e9] * 2)
     assert (tied["model.embed_tokens"], tied["model.norm"], tied["lm_head"]) == (GPUS[0], GPUS[1], GPUS[0])
