@@ -84,10 +84,14 @@ def padded(model: LoadedModel, prompts: Prompts, batch: int, arrange: bool) -> N
     """The usual loop: left padding, head, all states to the host; with `arrange` sorted, nothing but last tokens kept."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if arrange else range(len(prompts))
     rows = [prompts[i] for i in order]
+    waiting = [rows[at : at + batch] for at in range(0, len(rows), batch)]
     with torch.inference_mode():
-        for at in range(0, len(rows), batch):
-            part = rows[at : at + batch]
+        while waiting:
+            part = waiting.pop(0)
             width = max(map(len, part))
+            if not arrange and len(part) * width > 12_000:  # all states and logits would not fit
+                waiting[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
+                continue
             ids = torch.tensor([[0] * (width - len(r)) + r for r in part], device="cuda")
             mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in part], device="cuda")
             if arrange:

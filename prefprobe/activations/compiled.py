@@ -27,7 +27,7 @@ COMPILED_TOKENS = 16384
 """Tokens in a batch."""
 _WORTH = 2e16
 """Operations from which compiling (half a minute, seconds with its cache) is won back on a GPU of today."""
-_BLOCK = 128
+MASK_BLOCK = 128
 """Tokens in a block of FlexAttention's mask."""
 SHARED_FROM = 128
 """Tokens of a shared beginning from which its keys and values are put before each batch's: fewer are sooner computed anew,
@@ -173,14 +173,14 @@ def _masks(
     place[:skip] = np.arange(skip)
     place[skip : skip + n] = pack.positions
     # never one block alone: its number is a size, and Dynamo compiles anew for a size of one
-    rows, columns = (max(2, -(-length // _BLOCK)) for length in (len(own), k))
+    rows, columns = (max(2, -(-length // MASK_BLOCK)) for length in (len(own), k))
     near = np.zeros((rows, columns), dtype=bool)
-    first = np.arange(0, len(own), _BLOCK)
-    near[: len(first), : -(-skip // _BLOCK)] = True
+    first = np.arange(0, len(own), MASK_BLOCK)
+    near[: len(first), : -(-skip // MASK_BLOCK)] = True
     for path in pack.paths:
         end[skip + path] = path[-1] + 1
         mine = path if nodes is None else np.flatnonzero((path[0] <= nodes) & (nodes <= path[-1]))
-        near[np.ix_(np.unique(mine // _BLOCK), np.unique((skip + path) // _BLOCK))] = True
+        near[np.ix_(np.unique(mine // MASK_BLOCK), np.unique((skip + path) // MASK_BLOCK))] = True
     starts, ends, keys, queries, numbers = (
         to_device(each.astype(np.int32), device) for each in (start, end, place, np.asarray(pack.positions)[own], own)
     )
@@ -196,10 +196,10 @@ def _masks(
 
     def wholly(rule: torch.Tensor | None) -> np.ndarray:
         """Blocks of the beginning that all queries of a block see, and that need no mask."""
-        found, full = near & False, skip // _BLOCK
+        found, full = near & False, skip // MASK_BLOCK
         found[: len(first), :full] = True
         if rule is not None and full:
-            seen = rule[:, : full * _BLOCK].view(len(rule), full, _BLOCK).all(2).numpy()
+            seen = rule[:, : full * MASK_BLOCK].view(len(rule), full, MASK_BLOCK).all(2).numpy()
             found[: len(first), :full] = np.logical_and.reduceat(seen[np.asarray(pack.positions)[own]], first)
         return found
 
@@ -212,7 +212,7 @@ def _masks(
 
         sees = ancestor if allowed is None else near_ancestor
         return BlockMask.from_kv_blocks(
-            *blocks(near & ~whole), *blocks(whole), BLOCK_SIZE=_BLOCK, mask_mod=sees, seq_lengths=(len(own), k),
+            *blocks(near & ~whole), *blocks(whole), BLOCK_SIZE=MASK_BLOCK, mask_mod=sees, seq_lengths=(len(own), k),
             compute_q_blocks=False,
         )  # fmt: skip
 

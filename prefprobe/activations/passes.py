@@ -18,6 +18,7 @@ from prefprobe.activations.checks import check_tokens, relative_difference, tole
 from prefprobe.activations.coming import Coming
 from prefprobe.activations.compiled import (
     COMPILED_TOKENS,
+    MASK_BLOCK,
     SHARED_FROM,
     Beginning,
     compiled_blocks,
@@ -207,6 +208,8 @@ def _packed(
             places = [path[a - skip : b - skip] for row, path in zip(rows, paths, strict=True) for a, b in spans[row]]
             ends = np.stack([path[-last:] for path in paths])
             nodes = np.unique(np.concatenate([ends.ravel(), *places]))
+            if len(nodes) < MASK_BLOCK:  # a few queries would be compiled for themselves
+                nodes = np.union1d(nodes, np.arange(min(MASK_BLOCK, max(len(p.tokens) for p in batch))))
             try:
                 seen = _run(model, batch, beginning, skip, layers, deepest, nodes, tail > 0)
             except torch.OutOfMemoryError:
