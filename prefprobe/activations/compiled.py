@@ -56,8 +56,10 @@ def compile_if_worth(model: LoadedModel, tokens: int) -> None:
 
 
 def compile_blocks(model: LoadedModel) -> None:
-    """Let passes of `model` be compiled from now on; what is compiled is kept on disk, in PREFPROBE_COMPILED if that can be
-    written, or else beside the models."""
+    """Let passes of `model` be compiled from now on.
+
+    What is compiled is kept on disk: in the folder PREFPROBE_COMPILED if that can be written, or else beside the models.
+    """
     shared = os.environ.get("PREFPROBE_COMPILED")
     folder = Path(shared) if shared and _writable(Path(shared)) else cache_root() / "compiled"
     # set here, since torch makes the folder when it is imported and stops if it cannot; it looks again when it compiles
@@ -72,7 +74,9 @@ def _writable(folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        _log.info("what is compiled cannot be kept in %s (%s), so that the next pod compiles again", folder, error.strerror)
+        _log.info(
+            "what is compiled cannot be kept in %s (%s), so that the next pod compiles again", folder, error.strerror
+        )
         return False
     return True
 
