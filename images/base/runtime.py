@@ -16,6 +16,7 @@ from pathlib import Path
 UNUSED = {"__pycache__", "site-packages", "dist-packages", "test", "idlelib", "turtledemo", "ensurepip", "lib2to3"}
 UNUSED |= {"pydoc_data", "distutils", "tkinter", "_tkinter", "nis", "readline", "curses", "_curses", "_curses_panel"}
 UNUSED |= {"dbm", "_dbm", "_gdbm", "sqlite3", "_sqlite3"}
+UNUSED |= {"config-3"}  # config-3.12-x86_64-linux-gnu, what only compilers read: with Debian's headers 24 MB
 ETC = ("ld.so.cache", "nsswitch.conf", "os-release", "ssl/certs/ca-certificates.crt")
 LOADED = re.compile(r"(/\S+) \(0x[0-9a-f]+\)")
 MISSING = re.compile(r"(\S+) => not found")

@@ -9,8 +9,11 @@ keys and values are computed for all tokens, the rest for those that are kept.
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,9 +56,29 @@ def compile_if_worth(model: LoadedModel, tokens: int) -> None:
 
 
 def compile_blocks(model: LoadedModel) -> None:
-    """Let passes of `model` be compiled from now on; what is compiled is kept on disk beside the models."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
+    """Let passes of `model` be compiled from now on.
+
+    What is compiled is kept on disk: in the folder PREFPROBE_COMPILED if that can be written, or else beside the models.
+    """
+    shared = os.environ.get("PREFPROBE_COMPILED")
+    folder = Path(shared) if shared and _writable(Path(shared)) else cache_root() / "compiled"
+    # set here, since torch makes the folder when it is imported and stops if it cannot; it looks again when it compiles
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     model.packing.compiled = [torch.compile(block.forward, dynamic=True, backend=_BACKEND) for block in model.blocks]
+
+
+@cache
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in it, once its parents are made; says so if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        _log.info(
+            "what is compiled cannot be kept in %s (%s), so that the next pod compiles again", folder, error.strerror
+        )
+        return False
+    return True
 
 
 def do_not_compile(model: LoadedModel, why: str) -> None:

@@ -170,8 +170,9 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
     choices = f"{count(CHOICE_RATE)} tokens a second for choices and " if read_off else ""
     yield (
         f"GPU hours: of one H100, at {choices}{count(ACTIVATION_RATE)} tokens a second for activations, which "
-        f"benchmarks/extraction_gpu.py measured at {rough(RATED)} parameters, blocks compiled (as they are, as in pods, .6 "
-        "of it), in proportion to the parameters (small models reach less); and the weights loaded at an assumed "
+        f"benchmarks/extraction_gpu.py measured at {rough(RATED)} parameters, blocks compiled (not where a pod has "
+        "little to do: there .6 of it), in proportion to the parameters (small models reach less); and the weights loaded at "
+        "an assumed "
         f"{LOADED / 1e9:g} GB/s in each of {pods} pods."
     )
     for model in _different(study):

@@ -1,5 +1,6 @@
 """Compiled passes, traced and laid out as on a GPU, with the operations of plain torch: what a kernel adds only a GPU shows."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,27 @@ def test_compiling_waits_for_work_that_pays_it_back_on_a_gpu(
         compiled.compile_if_worth(model, 1 << 62)
     assert not model.packing.compiled
     assert "there is no C compiler" in caplog.text
+
+
+def test_what_is_compiled_is_kept_beside_the_models_where_a_shared_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(ZOO["Llama"].make(0), tmp_path / "model")
+    model = load_model(str(tmp_path / "model"), device="cpu")
+    monkeypatch.setenv("PREFPROBE_CACHE", str(tmp_path / "cache"))
+    own, claim = tmp_path / "cache" / "compiled", tmp_path / "claim" / "compiled"
+    (tmp_path / "file").write_text("")
+    # none; a claim; a folder that cannot be made, and one that is there and that not even root may write to
+    for shared, kept in (("", own), (claim, claim), (tmp_path / "file" / "compiled", own), ("/proc/self", own)):
+        monkeypatch.setenv("PREFPROBE_COMPILED", str(shared))
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "what torch has set when it was imported")
+        caplog.clear()
+        with caplog.at_level("INFO", compiled.__name__):
+            for _ in range(2):
+                compiled.compile_blocks(model)
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(kept)
+        assert caplog.text.count("cannot be kept in") == (1 if shared and kept == own else 0)
+    assert list(claim.iterdir()) == []
 
 
 def test_packs_are_even() -> None:

@@ -234,6 +234,34 @@ def test_an_image_carries_its_own_job_and_no_other(cluster: Cluster, images: Non
     assert set(found) - {"__pycache__"} == {f"{job}.py", *shared}
 
 
+def test_a_step_with_a_gpu_can_compile_what_launches_its_kernels(cluster: Cluster, images: None) -> None:
+    """By Triton's own function, as in a pod: its file of C, with Python's headers, loaded where nothing but /data is written."""
+    pod = ("--read-only", "--user=10001:10001", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none")
+    where = (*pod, "--tmpfs=/data:exec,uid=10001,gid=10001", "--entrypoint=python3", f"prefprobe-extract:{__version__}")
+    said = cluster.run(DOCKER, "run", "--rm", *where, "-c", BUILD)
+    assert re.fullmatch(r"/data/home/\.triton/cache/\w+/cuda_utils\.\S+\.so True\n", said), said
+
+
+BUILD = """
+import os, sys
+from triton.backends.nvidia import driver
+from triton.runtime.build import compile_module_from_file
+sys.setdlopenflags(os.RTLD_LAZY)  # of CUDA's own library, which is there with a GPU alone, nothing is called
+source = os.path.join(driver.dirname, "driver.c")
+made = compile_module_from_file(source, "cuda_utils", include_dirs=driver.include_dirs)
+print(made.__file__, hasattr(made, "launch"))
+"""
+
+
+def test_a_step_without_torch_has_neither_compiler_nor_shell(cluster: Cluster, images: None) -> None:
+    look = "import os; print(*(n for top in ('/bin', '/usr', '/opt') for _, _, names in os.walk(top) for n in names))"
+    said = cluster.run(DOCKER, "run", "--rm", "--entrypoint=python3", f"prefprobe-cpu:{__version__}", "-c", look)
+    names = set(said.split())
+    assert "python3" in names
+    assert not names & {"gcc", "cc", "cc1", "ld", "sh", "bash", "Python.h"}
+    assert not {name for name in names if name.endswith(".a")}
+
+
 def test_an_image_asked_for_the_step_of_another_names_that_one(cluster: Cluster, images: None, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     (tmp_path / "model").mkdir()

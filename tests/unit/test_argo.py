@@ -165,6 +165,9 @@ def test_a_leaf_runs_its_own_image_on_its_kind_of_node(name: str) -> None:
     assert gpu_only & set(leaf) == (gpu_only if node == "gpu" else set())
     volumes = {"data"} | ({"models"} if name in READ_MODELS else set()) | ({"shm"} if node == "gpu" else set())
     assert {v["name"] for v in leaf["volumes"]} == {v["name"] for v in container["volumeMounts"]} == volumes
+    in_models = {e["name"] for e in container["env"] if e["value"].startswith("/models/")}
+    expected = {"HF_HOME", "PYTHONPATH"} if name in READ_MODELS else set()
+    assert in_models == expected | ({"PREFPROBE_COMPILED"} if node == "gpu" else set())
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
