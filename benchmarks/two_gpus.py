@@ -13,6 +13,7 @@ with what one gives, for a model of four blocks with the same weights.
 """
 
 import argparse
+import gc
 import time
 from collections.abc import Callable
 from statistics import median
@@ -189,6 +190,7 @@ def main() -> None:
             print(f" {kind}: {len(prompts)} prompts, {sum(map(len, prompts))} tokens")
             speeds[kind].append(measured(model, prompts, used, sum(rates[: len(used)]), options.rounds, **wanted))
             del model
+            gc.collect()
             torch.cuda.empty_cache()
     for kind, found in speeds.items():
         if len(found) == 2:

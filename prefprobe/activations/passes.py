@@ -105,7 +105,9 @@ def forward(
     compiled, most = bool(model.packing.compiled), model.packing.most_tokens
     if compiled:
         skip = skip if skip >= SHARED_FROM else 0
-        packs = even_packs(sequences, skip, batch_tokens or COMPILED_TOKENS, most)
+        # the first of several GPUs is idle at the end for as long as the last is at the start: for a batch's passage
+        several = min(len(set(model.block_devices)), 4)
+        packs = even_packs(sequences, skip, batch_tokens or COMPILED_TOKENS // several, most)
         batched = [[each] for each in packs]
     else:
         if pack_tokens is None:
