@@ -1,8 +1,11 @@
 """Activations at any position, in any type, in shards and by the command, of the real small chat model."""
 
 import json
+import multiprocessing
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +18,9 @@ import numpy as np
 import obstore
 import pytest
 import torch
+import yaml
 
+from prefprobe.activations import extraction
 from prefprobe.activations.extraction import extract, extract_activations
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
@@ -179,6 +184,86 @@ def test_a_value_beyond_float16_stops_with_its_task(tmp_path: Path) -> None:
         parts(own, rows, tmp_path, dtype="float16")
     assert not list(tmp_path.rglob("part-*"))
     assert len(parts(own, rows, tmp_path, dtype="bfloat16")) == 1
+
+
+KILLS = 20
+START = ["prefprobe.jobs.extract", "prefprobe.activations.loading", "prefprobe.activations.extraction"]
+"""What a process of the step imports: once for all of them, so that each begins within a moment."""
+
+
+def study_of_many_parts(folder: Path) -> Path:
+    """A store with a run `r` of a tiny model whose tasks are frozen: 150 parts to extract, of one task each."""
+    save(ZOO["Llama"].make(0), folder / "tiny")
+    rows = [{"id": t.id, "text": t.text, "topic": t.topic} for t in read_tasks([DEMO])[::2]]
+    (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    preset = {
+        "name": "killed",
+        "model": {"source": str(folder / "tiny"), "device": "cpu"},
+        "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 110, "n_eval": 40},
+        "activations": {"part": 1, "fractions": [0.5]},
+        **{name: {"initial_degree": 4, "batch": 20, "max_rounds": 3} for name in ("train", "eval")},
+        "shift": {"comparisons": 2},
+    }
+    (folder / "killed.yaml").write_text(yaml.safe_dump(preset))
+    for arguments in (["start", str(folder / "killed.yaml")], ["step", "tasks"], ["step", "topics"]):
+        main([*arguments, "--run", "r", "--store", str(folder / "store")])
+    return folder / "store"
+
+
+def step_extract(store: Path, noted: Path) -> None:
+    """`prefprobe step extract.model.0` in a process of its own, which notes a byte for every part that it begins."""
+    streams = extraction._streams
+    with noted.open("ab", buffering=0) as note, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "_streams", lambda *given: (note.write(b"."), streams(*given))[1])
+        main(["step", "extract.model.0", "--run", "r", "--store", str(store)])
+
+
+def parts_in(store: Path) -> int:
+    return len(list(store.glob("steps/extract/*/parts/part-*.json")))
+
+
+def outputs_of(store: Path) -> dict[str, Any]:
+    (manifest,) = store.glob("steps/extract/*/manifest.json")
+    found: dict[str, Any] = json.loads(manifest.read_bytes())["outputs"]
+    return found
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_the_step_change_no_byte_and_repeat_at_most_one_part_each(tmp_path: Path) -> None:
+    rng, killed = random.Random(5), study_of_many_parts(tmp_path)
+    calm = shutil.copytree(killed, tmp_path / "calm")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(START)
+    noted = tmp_path / "noted"
+
+    def begin(store: Path) -> Any:
+        noted.write_bytes(b"")
+        process = processes.Process(target=step_extract, args=(store, noted), daemon=True)
+        process.start()
+        return process
+
+    process = begin(calm)
+    process.join(300)
+    assert process.exitcode == 0
+    assert noted.stat().st_size == parts_in(calm) == 150
+
+    for _ in range(KILLS):
+        before, more, until = parts_in(killed), rng.randrange(5), time.monotonic() + 300
+        process = begin(killed)
+        while more and parts_in(killed) < before + more and process.is_alive():
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03 if more else 1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL  # none came too late
+        assert noted.stat().st_size - (parts_in(killed) - before) in (0, 1)
+    before = parts_in(killed)
+    process = begin(killed)
+    process.join(300)
+    assert process.exitcode == 0
+    assert KILLS < before < parts_in(killed) == before + noted.stat().st_size
+    assert outputs_of(killed) == outputs_of(calm)
 
 
 def test_prompts_of_ones_own_survive_a_kill_and_are_probed(model: LoadedModel, tmp_path: Path) -> None:
