@@ -14,7 +14,12 @@ from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.packing import even_packs
 from prefprobe.activations.passes import forward
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.progress import Progress
 from prefprobe.tasks.pool import DEMO, read_tasks
+from prefprobe.topics.local import LocalJudge
+from prefprobe.topics.taxonomy import TAXONOMIES, Taxonomy
+from prefprobe.topics.wording import scored_message
 from tests.integration.test_zoo import ZOO, save
 
 pytestmark = pytest.mark.model
@@ -159,6 +164,32 @@ def test_compiling_waits_for_work_that_pays_it_back_on_a_gpu(
         compiled.compile_if_worth(model, 1 << 62)
     assert not model.packing.compiled
     assert "there is no C compiler" in caplog.text
+
+
+def test_a_judge_of_topics_is_compiled_for_all_tasks_that_are_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    taxonomy = Taxonomy.parse((TAXONOMIES / "demo.yaml").read_bytes(), "demo")
+    judge = LocalJudge(load_model(SMOLLM2), taxonomy)
+    questions = [judge.question(text) for text in TEXTS]
+    own = AnswerLog().ask(judge.answer, questions, Progress.silent(), "tasks")
+    said: list[int] = []
+
+    def worth(model: LoadedModel, tokens: int) -> None:
+        said.append(tokens)
+        compiled.compile_blocks(model)
+
+    monkeypatch.setattr(compiled, "compile_if_worth", worth)
+    monkeypatch.setattr("prefprobe.topics.local._PART", 4)
+    got = AnswerLog().ask(judge.answer, questions, Progress.silent(), "tasks")
+    assert judge._model.packing.compiled
+    assert graphs() >= 1
+    scores, expected = (np.array([judge.scores_of(each[question.id]) for question in questions]) for each in (got, own))
+    assert np.abs(scores - expected).max() < 2e-3
+    (tokens,) = said  # once for all parts
+    prompts = [(scored_message(taxonomy, text), None) for text in TEXTS]
+    asked = judge._model.prompts.continued_many(prompts, taxonomy.names)
+    shared = packing.shared_beginning([prompt for prompt, _ in asked])
+    computed = sum(len(prompt) - shared + sum(len(answer) - 1 for answer in added) for prompt, added in asked)
+    assert 0.5 < tokens / computed < 2
 
 
 def test_packs_are_even() -> None:
