@@ -521,6 +521,32 @@ def test_scoring_what_does_not_fit_is_refused(probe: Path, tmp_path: Path, capsy
     assert out.read_text() == "mine"
 
 
+def at(position: object) -> bytes:
+    """Features that say where they were read."""
+    return features(IDS, about=np.array(json.dumps({"model": "m", "position": position})))
+
+
+def test_features_of_another_position_than_the_probes_are_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = tmp_path / "G.npz", tmp_path / "s.csv"
+    trained = {"unknown": FEATURES, "mean": at("mean"), "last": at("last")}
+    for name, content in trained.items():
+        assert call("probe", *arguments(tmp_path / name, {"F.npz": content}), "--out", tmp_path / f"{name}-probe") == 0
+        assert json.loads((tmp_path / f"{name}-probe/card.json").read_text()).get("position", "unknown") == name
+        given.write_bytes(at("task-last"))
+        if name == "unknown":
+            assert call("score", tmp_path / "unknown-probe", "--features", given) == 0
+            continue
+        said = refused(78, out, capsys, "score", tmp_path / f"{name}-probe", "--features", given, "--out", out)
+        assert "G.npz: its activations were read at the position task-last, and those that the probe in" in said
+        assert f"trained on at {name}; extract them with --position {name}, or train a probe at task-last." in said
+        odd = [features(IDS, about=value) for value in (np.array([1.0]), np.array("{"), np.array('["position"]'))]
+        for content in (at(name), FEATURES, at(None), *odd, *([at("turn:-1")] if name == "last" else [])):
+            given.write_bytes(content)
+            assert call("score", tmp_path / f"{name}-probe", "--features", given) == 0
+
+
 def test_a_probe_that_is_spoilt_is_refused(probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = dict(np.load(probe / "probes.npz"))
     card = (probe / "card.json").read_text()
