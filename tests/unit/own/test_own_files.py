@@ -594,7 +594,7 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         "experiment,prompt,task,sign,intended,dp,ds\nc,p,t,1,1,0,0\n",
         r"row 2: has both `sign` and `intended`",
     ),
-    "dp NaN": ("P.csv", POINT + "c,p,t,nan,0\n", r"P\.csv row 2: `dp` is 'nan', expected a finite number"),
+    "dp NaN": ("P.csv", POINT + "c,p,t,nan,0\n", r"P\.csv row 2: `dp` is 'nan', expected a number from -1 to 1"),
     "ds NaN": (
         "P.jsonl",
         '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":NaN}\n',
@@ -605,10 +605,27 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         parquet(experiment=["c"], prompt=["p"], task=["t"], dp=[0.1], ds=pa.nulls(1)),
         r"row 1: `ds` is nothing",
     ),
-    "dp beyond float32": (
+    "ds beyond float32": (
         "P.csv",
-        POINT + "c,p,t,1e200,0\n",
-        r"P\.csv row 2: `dp` is 1e\+200, expected a finite number within",
+        POINT + "c,p,t,0,1e200\n",
+        r"P\.csv row 2: `ds` is 1e\+200, expected a finite number within",
+    ),
+    "dp in per cent": (
+        "P.csv",
+        POINT + "c,p,t,0.4,0\nc,p,u,-40,0\n",
+        r"P\.csv row 3: `dp` is -40\.0, expected a number from -1 to 1; correct or remove the row",
+    ),
+    "sign from the second row on": (
+        "P.jsonl",
+        '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":0}\n'
+        '{"experiment":"c","prompt":"p","task":"u","dp":0,"ds":0,"sign":1}\n',
+        r"P\.jsonl row 2: has `sign`, unlike the rows before it, expected it in every row or in none; give it in every",
+    ),
+    "dp_se in the first row alone": (
+        "P.jsonl",
+        '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":0,"dp_se":0.1}\n'
+        '{"experiment":"c","prompt":"p","task":"u","dp":0,"ds":0}\n',
+        r"P\.jsonl row 2: lacks `dp_se`, unlike the rows before it, expected it in every row or in none;",
     ),
     "dp_se below 0": (
         "P.csv",
@@ -734,7 +751,7 @@ def test_points_without_variance_are_not_estimable_and_say_why(tmp_path: Path) -
 
 def test_what_is_on_target_is_said_by_a_column_by_signs_or_by_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    cells = [(p, t, *rng.normal(size=2)) for p in range(4) for t in range(5)]
+    cells = [(p, t, *rng.uniform(-1, 1, size=2)) for p in range(4) for t in range(5)]
     signs = [
         "experiment,prompt,task,dp,ds,sign\n",
         [f"c,p{p},t{t},{x},{y},{1 if p == t else 0}" for p, t, x, y in cells],
@@ -753,7 +770,7 @@ def test_what_is_on_target_is_said_by_a_column_by_signs_or_by_nothing(tmp_path: 
 
 def test_noise_is_of_neutral_points_else_of_dp_se_else_not_measured(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    cells = [(p, t, *rng.normal(size=2), int((p + t) % 2 == 0)) for p in range(4) for t in range(5)]
+    cells = [(p, t, *rng.uniform(-1, 1, size=2), int((p + t) % 2 == 0)) for p in range(4) for t in range(5)]
     rows = [f"c,p{p},t{t},{x},{y},{sign},0.25" for p, t, x, y, sign in cells]
     head = "experiment,prompt,task,dp,ds,sign,dp_se"
     given = described(tmp_path, rows, f"{head}\n")["c"]
@@ -776,7 +793,7 @@ def test_noise_is_of_neutral_points_else_of_dp_se_else_not_measured(tmp_path: Pa
 
 def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    cells = [(p, t, *rng.normal(size=3)) for p in range(4) for t in range(5)]
+    cells = [(p, t, *rng.uniform(-1, 1, size=3)) for p in range(4) for t in range(5)]
 
     def of(sign: Any, encoder: bool = True) -> dict[str, Any]:
         columns = "experiment,prompt,task,dp,ds,sign" + (",ds_encoder" if encoder else "")
@@ -800,7 +817,7 @@ def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
     assert one_task["corrected"]["low"] is None
     assert "three tasks" in one_task["not_estimable"]["corrected.low"]
     assert "advantage.low" not in one_task["not_estimable"]
-    unmoved = [f"c,p{p},t{t},{0.5 + p},{y},{int(t == p)}" for p, t, _, y, _ in cells]
+    unmoved = [f"c,p{p},t{t},{p / 5},{y},{int(t == p)}" for p, t, _, y, _ in cells]
     same = described(tmp_path, unmoved, "experiment,prompt,task,dp,ds,sign\n")["c"]
     assert same["corrected"]["pearson"] is None
     assert "the same at all points" in same["not_estimable"]["corrected.pearson"]
@@ -808,6 +825,6 @@ def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
 
 def test_statistics_of_an_experiment_do_not_depend_on_others(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    rows = {e: [f"{e},p{p},t{t},{rng.normal()},{rng.normal()}" for p in range(4) for t in range(4)] for e in "cd"}
+    rows = {e: [f"{e},p{p},t{t},{rng.uniform(-1, 1)},{rng.normal()}" for p in range(4) for t in range(4)] for e in "cd"}
     both = described(tmp_path, rows["c"] + rows["d"])
     assert both == described(tmp_path, rows["c"]) | described(tmp_path, rows["d"])
