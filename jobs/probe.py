@@ -5,7 +5,7 @@ from prefprobe.jobs._features import about_features, measured, read_features
 from prefprobe.probes.heldout import heldout_probe
 from prefprobe.probes.ridge import ALPHAS
 from prefprobe.store.formats import json_bytes, npz_bytes, parquet_bytes
-from prefprobe.study.graph import features_of, pin_of
+from prefprobe.study.graph import features_of, pin_of, position_of
 from prefprobe.study.job import Job, Outputs
 from prefprobe.thurstonian.ceiling import agreement_ceiling
 
@@ -26,6 +26,9 @@ def run(job: Job) -> Outputs:
     keys = {node: job.inputs[node].key for node in job.node.reads}
     pin = pin_of(name, features_of(job.config)[name])
     card = {"features": name, "source": job.pins.get(pin), "inputs": keys, "best": best}
+    position = position_of(job.config, name)
+    if position not in (None, "last"):  # the default one is not said, so that cards stay as they were
+        card["position"] = position
     return {
         "probe.json": json_bytes(summary),
         "predictions.parquet": parquet_bytes(result.predictions),

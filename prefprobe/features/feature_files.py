@@ -1,5 +1,6 @@
 """Features in a file of one's own: an NPZ with `task_ids` and `layer_<L>`, as `prefprobe export` and `extract` write it."""
 
+import json
 import re
 import zlib
 from pathlib import Path
@@ -12,6 +13,8 @@ from prefprobe.features.matrix import Features, join_features
 from prefprobe.features.stored import BFLOAT16, select
 
 _LAYER = re.compile(rf"layer_(0|[1-9][0-9]*)({BFLOAT16})?")
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, BadZipFile, NotImplementedError, RuntimeError, zlib.error)
+"""What numpy raises for what is no NPZ, or no array of one."""
 _EXPECTED = "expected `task_ids` (n,) and `layer_<L>` (n, d), such as `layer_31`"
 
 
@@ -31,20 +34,23 @@ def read_features(path: Path, layer: int | None = None) -> Features:
             return join_features([_arrays(path.name, archive, layer)], path.name)
     except FileNotFoundError as error:
         raise BadConfig(f"{path}: no such file; name an .npz file of features.") from error
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        zlib.error,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).split("\n")[0].rstrip(".")
         pickled = "Object arrays" in reason
         step = "give ids as text, np.array(ids, dtype=str), and numbers as floats" if pickled else "save the file again"
         raise BadConfig(f"{path.name}: cannot be read as NPZ ({reason}); {step}.") from error
+
+
+def position_in(path: Path) -> str | None:
+    """Where in a prompt the activations of a file that `read_features` reads were read, as `prefprobe extract` and `export`
+    say it in `about`; None where the file does not say.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        try:
+            position = json.loads(str(archive["about"]))["position"]
+        except (*_UNREADABLE, TypeError):  # none, or an array of somebody else's of this name
+            return None
+    return position if isinstance(position, str) else None
 
 
 def _arrays(name: str, archive: "np.lib.npyio.NpzFile", layer: int | None) -> dict[str, np.ndarray]:

@@ -69,7 +69,26 @@ def _utilities(topics_required: bool) -> Callable[[Any], Any]:
 @click.option("--system", help="A system prompt over every prompt.")
 @click.option("--chat/--no-chat", default=True, help="By the model's chat template, or as bare text.")
 @click.option("--revision", help="Of a model of the hub: a commit or branch; by default the newest commit.")
+@click.option("--adapter", help="A LoRA adapter (peft, safetensors) that is merged at load: a hub id or a folder.")
+@click.option("--adapter-revision", help="Of an adapter of the hub: a commit or branch; by default the newest commit.")
 @click.option("--dtype", type=_DTYPE, default="float32", show_default=True, help="Type of weights and passes.")
+@click.option(
+    "--quantisation",
+    type=click.Choice(["8bit", "4bit"]),
+    help="Weights as bitsandbytes quantises them at load, LLM.int8() or NF4; by default as they are.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes a GPU where there is one.",
+)
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    help="GPUs over which the blocks are divided; by default all visible ones where one does not hold the weights.",
+)
 @click.option("--save-as", type=_DTYPE, default="float32", show_default=True, help="Type of the vectors in --out.")
 @click.option("--part", type=click.IntRange(min=1), default=512, show_default=True, help="Prompts between two saves.")
 def extract(model: str, tasks: Path, out: Path, layers: str | None, **asked: Any) -> None:

@@ -14,6 +14,7 @@ from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.settings.activations import POSITION, Dtype
+from prefprobe.settings.model import NOT_MERGED, Device, Quantisation
 from prefprobe.sources import source_revision
 from prefprobe.store.formats import write_npz
 from prefprobe.store.keys import canonical_json, input_key, sha256
@@ -35,6 +36,13 @@ class Asked:
     revision: str | None = None
     dtype: Dtype = "float32"
     """Of weights and passes."""
+    adapter: str | None = None
+    """A LoRA adapter that is merged at load: hub id or local folder."""
+    adapter_revision: str | None = None
+    quantisation: Quantisation | None = None
+    device: Device = "auto"
+    devices: int | None = None
+    """GPUs over which the blocks are divided."""
     chat: bool = True
     layers: Sequence[int] | None = None
     position: str = "last"
@@ -52,10 +60,7 @@ def extract_prompts(asked: Asked, tasks: Path, out: Path) -> str:
     BadConfig for bad input and for a file that is there, and what loading and extraction raise.
     """
     require_new_file(out, ".npz")
-    if not re.fullmatch(POSITION, asked.position):
-        raise BadConfig(
-            f"--position {asked.position}: expected last, task-last, mean or turn:-3 and the like; correct it."
-        )
+    _require_possible(asked)
     prompts = read_prompts(tasks)
     folder = out.resolve().with_name(f".{out.name}.parts")
     try:
@@ -90,17 +95,43 @@ def read_prompts(path: Path) -> dict[str, str]:
     return found
 
 
+def _require_possible(asked: Asked) -> None:
+    """Before anything is read: no position that there is not, and no options that exclude each other."""
+    if not re.fullmatch(POSITION, asked.position):
+        raise BadConfig(
+            f"--position {asked.position}: expected last, task-last, mean or turn:-3 and the like; correct it."
+        )
+    if asked.adapter is not None and asked.quantisation is not None:
+        raise BadConfig(f"--quantisation {asked.quantisation} with --adapter: {NOT_MERGED}.")
+    if asked.adapter is None and asked.adapter_revision is not None:
+        raise BadConfig(f"--adapter-revision {asked.adapter_revision}: there is no adapter; name it with --adapter.")
+    if asked.devices is not None and asked.device == "cpu":
+        raise BadConfig(
+            f"--devices {asked.devices}: is a number of GPUs, and --device cpu uses none; leave one of them out."
+        )
+
+
 def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str, Any]:
     """Write all parts and the joined file into the folder. Returns what is said of it."""
-    revision = source_revision(
-        asked.model, asked.revision
-    )  # a source that is not there is refused before torch comes in
+    # sources that are not there are refused before torch comes in
+    revision = source_revision(asked.model, asked.revision)
+    merged = None if asked.adapter is None else source_revision(asked.adapter, asked.adapter_revision)
     from prefprobe.activations.extraction import ALONE, extract, known_layers
     from prefprobe.activations.loading import load_model
 
     progress = Progress()
     with progress.catching_signals(), progress.step("extract"):
-        model = load_model(asked.model, revision=revision, dtype=asked.dtype, chat=asked.chat)
+        model = load_model(
+            asked.model,
+            revision=revision,
+            adapter=asked.adapter,
+            adapter_revision=merged,
+            dtype=asked.dtype,
+            device=asked.device,
+            devices=asked.devices,
+            quantisation=asked.quantisation,
+            chat=asked.chat,
+        )
         layers = known_layers(model, asked.layers)
         about: dict[str, Any] = {
             "model": asked.model,
@@ -115,7 +146,10 @@ def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str,
             "prompt": model.prompts.describe(),
             "version": __version__,
         }
-        params = {"asked": about | {"prompt": asked.chat, "model": None}, "save_as": asked.save_as, "part": asked.part}
+        given = {"adapter": asked.adapter, "adapter_revision": merged, "quantisation": asked.quantisation}
+        about |= {name: value for name, value in given.items() if value is not None}
+        named = {"model": None} | ({} if merged is None else {"adapter": None})  # revisions say which they are
+        params = {"asked": about | {"prompt": asked.chat} | named, "save_as": asked.save_as, "part": asked.part}
         key = input_key("extract", __version__, params, {"prompts": sha256(canonical_json(list(prompts.items())))})
         store = StepStore(ObjectStore.open(str(folder)), "extract", key, {})
         rows = [(id_, text, asked.system) for id_, text in prompts.items()]

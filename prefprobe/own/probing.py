@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefprobe.errors import BadConfig
+from prefprobe.features.feature_files import position_in
 from prefprobe.numbers import interval, number
 from prefprobe.own.inputs import OwnData, OwnFiles, read_own
 from prefprobe.probes.crosstopic import MIN_TOPIC_TASKS, cross_topic, fold_topics
@@ -67,10 +68,13 @@ def probe_files(files: OwnFiles, out: Path, settings: ProbeSettings, seed: int) 
         not_estimable |= dict.fromkeys(("ceiling.accuracy", "ceiling.in_sample"), without_choices)
     about = {"features": files.features.name, "seed": seed, "alphas": ALPHAS.tolist()}
     best = {name: {key: target[key] for key in ("best_layer", "alpha", "r")} for name, target in targets.items()}
+    card = {"features": files.features.name, "inputs": data.sources, "best": best}
+    position = position_in(files.features)
+    card |= {} if position is None else {"position": position}
     written = {
         "probe.json": json_bytes({**about, **summary, "not_estimable": not_estimable}),
         "probes.npz": npz_bytes(probes),
-        "card.json": json_bytes({"features": files.features.name, "inputs": data.sources, "best": best}),
+        "card.json": json_bytes(card),
         "predictions.csv": csv_bytes(predictions),
     }
     write_folder(written, out)

@@ -21,6 +21,7 @@ _COLUMNS = Columns(
     "every point `experiment`, `prompt`, `task`, `dp` and `ds`",
     ("sign", "intended", "dp", "ds", "dp_se", "ds_encoder"),
 )
+_OPTIONAL = ("on_target", "neutral", "sign", "intended", "dp_se", "ds_encoder")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _NO_TARGETS = "Neither a column on_target nor sign says which points are on target: these are of all points."
 _NO_GRID = (
@@ -57,6 +58,12 @@ def read_points(path: Path) -> tuple[pa.Table, bool]:
     columns = frozenset[str]()
     for record in read_records(path, _COLUMNS):
         columns = columns or frozenset(record.cells)
+        odd = next((name for name in _OPTIONAL if (name in record) != (name in columns)), None)
+        if odd is not None:
+            raise BadConfig(
+                f"{record.where}: {'has' if odd in record else 'lacks'} `{odd}`, unlike the rows before it, expected it in every "
+                "row or in none; give it in every row, or take it out."
+            )
         row = _point(record, columns)
         key = (row["experiment"], row["prompt_id"], row["task_id"])
         if key in where:
@@ -194,7 +201,7 @@ def _point(record: Record, columns: frozenset[str]) -> dict[str, Any]:
         "on_target": on_target and not neutral,
         "intended": sign,
         "neutral": neutral,
-        "dp": record.number("dp"),
+        "dp": record.number("dp", -1.0, 1.0),
         "ds": record.number("ds"),
         "dp_se": record.number("dp_se", 0.0) if "dp_se" in columns else None,
         "ds_encoder": _encoder(record) if "ds_encoder" in columns else None,

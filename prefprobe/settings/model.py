@@ -13,6 +13,8 @@ NOT_MERGED = (
     "an adapter cannot be merged into quantised weights exactly; merge it into the weights first, save these, and name their "
     "folder as the source"
 )
+Device = Literal["auto", "cpu", "cuda"]
+Quantisation = Literal["8bit", "4bit"]
 RENDERERS_OWN = frozenset(
     [
         "add_generation_prompt",
@@ -64,7 +66,7 @@ class ModelSettings(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="type of weights and passes"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
+    device: Device = Field(default="auto", description="auto takes a GPU where there is one")
     devices: int | None = Field(
         default=None,
         ge=1,
@@ -72,7 +74,7 @@ class ModelSettings(Settings):
         description="GPUs of a node over which the blocks are divided; null: all visible ones where one does not hold the "
         "weights, else one",
     )
-    quantisation: Literal["8bit", "4bit"] | None = Field(
+    quantisation: Quantisation | None = Field(
         default=None,
         exclude_if=lambda given: given is None,
         description="weights as bitsandbytes quantises them at load: LLM.int8() or NF4; null: as they are",

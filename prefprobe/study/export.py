@@ -5,16 +5,20 @@ from pathlib import Path
 
 from prefprobe.errors import BadConfig
 from prefprobe.store.formats import json_bytes, npz_bytes, read_npz
-from prefprobe.study.graph import Node, extracted_as, features_of
+from prefprobe.store.keys import canonical_json
+from prefprobe.study.graph import Node, extracted_as, features_of, position_of
 from prefprobe.study.run import Run
 
 
 def export_features(run: Run, features: str, out: Path) -> str:
-    """Write `activations.npz` (task_ids, layer_<L> (n, d) float32) and `completions.json` (one object a row, in the same
-    order: task_id, task, origin, topic, set). Returns a sentence saying what was written.
+    """Write `activations.npz` (task_ids, layer_<L> (n, d) float32; of activations `about`, which says their position) and
+    `completions.json` (one object a row, in the same order: task_id, task, origin, topic, set). Returns a sentence saying
+    what was written.
 
     Raises InputMissing if the activations are not in the store, BadConfig if a file would be overwritten.
     """
+    import numpy as np
+
     from prefprobe.features.matrix import join_features
     from prefprobe.features.stored import select
 
@@ -49,8 +53,12 @@ def export_features(run: Run, features: str, out: Path) -> str:
         }
         for i in ids
     ]
+    arrays = {"task_ids": joined.ids, **{f"layer_{n}": x for n, x in joined.layers.items()}}
+    position = position_of(run.config, features)
+    if position is not None:
+        arrays["about"] = np.array(canonical_json({"features": features, "position": position}).decode())
     out.mkdir(parents=True, exist_ok=True)
-    files[0].write_bytes(npz_bytes({"task_ids": joined.ids, **{f"layer_{n}": x for n, x in joined.layers.items()}}))
+    files[0].write_bytes(npz_bytes(arrays))
     files[1].write_bytes(json_bytes(rows))
     layers = ", ".join(map(str, joined.layers))
     return f"{len(ids)} rows, layers {layers}: {files[0]} and {files[1]}"

@@ -117,6 +117,13 @@ def extracted_as(config: Config, features: str) -> tuple[str, str]:
     return (features, "layer") if position is None else ("model", named(position))
 
 
+def position_of(config: Config, features: str) -> str | None:
+    """Where in a prompt these features are read; None for those that are no activations."""
+    if features_of(config)[features] in ("encoder", "random"):
+        return None
+    return config.activations.further.get(features, config.activations.positions[0])
+
+
 def pin_of(features: str, role: str) -> str:
     """The name of the pin that features of a role come from; "" for random ones, which come from nothing."""
     pins = {

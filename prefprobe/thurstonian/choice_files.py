@@ -59,6 +59,12 @@ def read_choices(path: Path, task_ids: Sequence[str] = ()) -> Choices:
             raise BadConfig(
                 f"{record.where}: has both `choice` and `p_a`, expected one of them; remove the other column."
             )
+        other = "p_a" if kind == "choice" else "choice"
+        if other in record:
+            raise BadConfig(
+                f"{record.where}: has `{other}` where the rows before it have `{kind}`, expected one of them in every row; give "
+                "`p_a` in all of them, 1 for a and 0 for b."
+            )
         a, b = record.task_id("task_a"), record.task_id("task_b")
         for column, task_id in (("task_a", a), ("task_b", b)):
             if listed and task_id not in listed:

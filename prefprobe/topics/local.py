@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PART = 96
 """Tasks between two saves. Parts are cut at fixed places: the last digits of a score depend on its neighbours."""
+_LETTERS = 4
+"""Letters of a token, about."""
 FREE = ("N/A", "", "...", "Something.", "a task")
 """Tasks without content."""
 
@@ -68,7 +70,11 @@ class LocalJudge:
         return Asked(hashlib.sha256(canonical_json([dict(self.identity), text])).hexdigest()[:32], text, plainly)
 
     def answer(self, questions: Sequence[Asked], save: Save) -> None:
-        """See `Judge.answer`."""
+        """See `Judge.answer`. What stands before a text is computed once for all: work is each text, with all labels after it."""
+        from prefprobe.activations.compiled import compile_if_worth
+
+        labels = sum(map(len, self._taxonomy.names))
+        compile_if_worth(self._model, sum(len(q.text) + labels for q in questions) // _LETTERS)
         for start in range(0, len(questions), _PART):
             part = questions[start : start + _PART]
             scores, tokens, alone = self._scores([q.text for q in part])

@@ -16,7 +16,12 @@ from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.packing import even_packs
 from prefprobe.activations.passes import forward
+from prefprobe.choices.answers import AnswerLog
+from prefprobe.progress import Progress
 from prefprobe.tasks.pool import DEMO, read_tasks
+from prefprobe.topics.local import LocalJudge
+from prefprobe.topics.taxonomy import TAXONOMIES, Taxonomy
+from prefprobe.topics.wording import scored_message
 from tests.integration.test_zoo import ZOO, save
 
 pytestmark = pytest.mark.model
@@ -182,6 +187,80 @@ def test_what_is_compiled_is_kept_beside_the_models_where_a_shared_folder_cannot
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(kept)
         assert caplog.text.count("cannot be kept in") == (1 if shared and kept == own else 0)
     assert list(claim.iterdir()) == []
+
+
+def test_a_judge_of_topics_is_compiled_for_all_tasks_that_are_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    taxonomy = Taxonomy.parse((TAXONOMIES / "demo.yaml").read_bytes(), "demo")
+    judge = LocalJudge(load_model(SMOLLM2), taxonomy)
+    questions = [judge.question(text) for text in TEXTS]
+    own = AnswerLog().ask(judge.answer, questions, Progress.silent(), "tasks")
+    said: list[int] = []
+
+    def worth(model: LoadedModel, tokens: int) -> None:
+        said.append(tokens)
+        compiled.compile_blocks(model)
+
+    monkeypatch.setattr(compiled, "compile_if_worth", worth)
+    monkeypatch.setattr("prefprobe.topics.local._PART", 4)
+    got = AnswerLog().ask(judge.answer, questions, Progress.silent(), "tasks")
+    assert judge._model.packing.compiled
+    assert graphs() >= 1
+    scores, expected = (np.array([judge.scores_of(each[question.id]) for question in questions]) for each in (got, own))
+    assert np.abs(scores - expected).max() < 2e-3
+    (tokens,) = said  # once for all parts
+    prompts = [(scored_message(taxonomy, text), None) for text in TEXTS]
+    asked = judge._model.prompts.continued_many(prompts, taxonomy.names)
+    shared = packing.shared_beginning([prompt for prompt, _ in asked])
+    computed = sum(len(prompt) - shared + sum(len(answer) - 1 for answer in added) for prompt, added in asked)
+    assert 0.5 < tokens / computed < 2
+
+
+@pytest.mark.parametrize("window", [None, 320, 40])
+@pytest.mark.parametrize("skip", [0, 300])
+@pytest.mark.parametrize("some", [False, True])
+def test_blocks_that_are_left_out_hold_nothing_and_those_without_a_mask_all(
+    window: int | None, skip: int, some: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    lead = rng.integers(0, 9, skip).tolist()
+    (pack,) = packing.pack([lead + rng.integers(0, 3, n).tolist() for n in rng.integers(2, 120, 30)], skip, 10**6)
+    n = len(pack.tokens)
+    own = np.arange(n) if not some else np.unique(rng.integers(0, n, 140))
+    length = skip + 128
+    away = np.subtract.outer(np.arange(length), np.arange(length))
+    rule = None if window is None else torch.from_numpy((away >= 0) & (away < window))
+    mask = compiled._masks({None: rule}, pack, skip, torch.device("cpu"), own if some else None)[None]
+
+    parent = np.full(n, -1)
+    for path in pack.paths:
+        parent[path[1:]] = path[:-1]
+    sees = np.zeros((n, skip + n), dtype=bool)
+    for node in range(n):
+        sees[node, :skip] = True
+        at = node
+        while at >= 0:
+            sees[node, skip + at] = True
+            at = parent[at]
+    if window is not None:
+        place = np.array([*range(skip), *pack.positions])
+        sees &= np.subtract.outer(np.array(pack.positions), place) < window
+    sees = np.pad(sees[own], ((0, 0), (0, len(own) if some else 0)))
+
+    queries, keys = torch.arange(len(own))[:, None], torch.arange(sees.shape[1])[None]
+    got = mask.mask_mod(0, 0, queries, keys).numpy()
+    assert (got == sees).all()
+    kinds = np.zeros((-(-len(own) // 128), -(-sees.shape[1] // 128)), dtype=int)
+    for kind, count, index in (
+        (1, mask.kv_num_blocks, mask.kv_indices),
+        (2, mask.full_kv_num_blocks, mask.full_kv_indices),
+    ):
+        for row in range(len(kinds)):
+            kinds[row, index[0, 0, row, : count[0, 0, row]]] += kind
+    for (i, j), kind in np.ndenumerate(kinds):
+        block = sees[i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
+        assert kind in (1, 2) if block.any() else kind in (0, 1)
+        assert kind != 2 or block.all()
+    assert (kinds == 2).any() == (skip > 0 and window != 40)
 
 
 def test_packs_are_even() -> None:

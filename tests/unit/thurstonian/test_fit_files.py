@@ -62,7 +62,7 @@ MALFORMED: dict[str, tuple[str, str | bytes, str]] = {
     "outcomes of two kinds": (
         "c.jsonl",
         jsonl(ROW, {"task_a": "x", "task_b": "y", "p_a": 0.5}),
-        r"row 2: no `choice` or `p_a`",
+        r"row 2: has `p_a` where the rows before it have `choice`, expected one of them in every row; give `p_a` in all",
     ),
     "column twice": ("c.csv", "task_a,task_b,task_b,choice\nx,y,z,a\n", r"row 1: has `task_b` 2 times"),
     "member twice": (
