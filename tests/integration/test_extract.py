@@ -20,10 +20,10 @@ import pytest
 import torch
 import yaml
 
-from prefprobe.activations import extraction
 from prefprobe.activations.extraction import extract, extract_activations
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
+from prefprobe.activations.passes import forward
 from prefprobe.cli import main
 from prefprobe.errors import BadConfig
 from prefprobe.features.feature_files import read_features
@@ -212,9 +212,11 @@ def study_of_many_parts(folder: Path) -> Path:
 
 def step_extract(store: Path, noted: Path) -> None:
     """`prefprobe step extract.model.0` in a process of its own, which notes a byte for every part that it begins."""
-    forward = extraction.forward
     with noted.open("ab", buffering=0) as note, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "forward", lambda *given, **more: (note.write(b"."), forward(*given, **more))[1])
+        patch.setattr(
+            "prefprobe.activations.extraction.forward",
+            lambda *given, **more: (note.write(b"."), forward(*given, **more))[1],
+        )
         main(["step", "extract.model.0", "--run", "r", "--store", str(store)])
 
 
