@@ -171,7 +171,7 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
     yield (
         f"GPU hours: of one H100, at {choices}{count(ACTIVATION_RATE)} tokens a second for activations, which "
         f"benchmarks/extraction_gpu.py measured at {rough(RATED)} parameters, blocks compiled (not where a pod has "
-        "little to do: there .6 of it), in proportion to the parameters (small models reach less); and the weights loaded at "
+        "little to do: there .7 of it), in proportion to the parameters (small models reach less); and the weights loaded at "
         "an assumed "
         f"{LOADED / 1e9:g} GB/s in each of {pods} pods."
     )

@@ -29,8 +29,10 @@ from prefprobe.tasks.sampling import SETS, shard_of, task_set
 from prefprobe.topics.taxonomy import Taxonomy, load_taxonomy
 from prefprobe.topics.wording import message, scored_message
 
-CHOICE_RATE, ACTIVATION_RATE = 21_893, 13_731
-"""Prompt tokens a second on one H100 at the shape of RATED parameters, as benchmarks/extraction_gpu.py printed them."""
+CHOICE_RATE, ACTIVATION_RATE = 18_858, 12_362
+"""Prompt tokens a second on one H100 at the shape of RATED parameters, as benchmarks/extraction_gpu.py printed them of whole
+calls of the steps.
+"""
 RATED = 27e9
 GPU = 80e9
 """Bytes that a GPU holds unless it is said: what the largest common ones do."""

@@ -41,7 +41,7 @@ class ActivationSettings(Settings):
         description="type in which they are stored; probes read them as float32",
     )
     shards: int = Field(default=1, ge=1, le=64, description="extraction runs as this many parallel steps")
-    part: int = Field(default=120, ge=1, description="tasks between two saves")
+    part: int = Field(default=120, ge=1, description="tasks between two saves; a GPU is kept busy by 1,000 and more")
 
     @property
     def further(self) -> dict[str, str]:
