@@ -33,15 +33,17 @@ def placed(
 ) -> dict[str, torch.device] | None:
     """{part of the model: its device}; None for all of it on the CPU, as it is. `made` makes the model, without weights here.
 
-    Raises TemporaryFailure where there are fewer than `devices` GPUs, and BadConfig where the weights have no room.
+    Raises TemporaryFailure where there are fewer than `devices` GPUs (one that is asked for may be a CPU), and BadConfig
+    where the weights have no room.
     """
+    visible = 0 if on.type == "cpu" else torch.cuda.device_count()
+    if devices is not None and devices > max(visible, 1):
+        raise TemporaryFailure(
+            f"devices: {devices} GPUs were asked for, and this node has {visible or 'none'} to use; "
+            "another node may have them; else ask for fewer, or leave it out."
+        )
     if on.type == "cpu":
         return None if quantisation is None else {"": on}
-    visible = torch.cuda.device_count()
-    if devices is not None and devices > visible:
-        raise TemporaryFailure(
-            f"devices: {devices} GPUs were asked for, and this node has {visible} to use; another node may have them."
-        )
     gpus = [torch.device("cuda", i) for i in range(devices or visible)]
     if len(gpus) == 1:
         return {"": gpus[0]}
@@ -100,7 +102,7 @@ def device_map(
     if cuts is None:
         raise BadConfig(
             f"its weights take {rough_size(sum(sizes) + first + last)}, and {len(devices)} GPUs have room for "
-            f"{' + '.join(rough_size(room) for room in rooms)}; use more (model.devices) or larger ones, or model.quantisation."
+            f"{' + '.join(rough_size(room) for room in rooms)}; use more (`devices`) or larger ones, or `quantisation`."
         )
     places: dict[str, torch.device] = {}
     for name, module, block in parts:
@@ -181,7 +183,7 @@ def chained(source: str, model: Any, on: torch.device) -> None:
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadConfig(
             f"{source}: blocks of {type(model).__name__} cannot be divided over several GPUs; use one that holds them "
-            "(devices: 1), or model.quantisation."
+            "(`devices` 1), or `quantisation`."
         ) from error
 
 

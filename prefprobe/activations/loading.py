@@ -27,7 +27,7 @@ from prefprobe.activations.devices import chained, placed
 from prefprobe.activations.model import LoadedModel, stack_of
 from prefprobe.activations.prompts import PromptFormat
 from prefprobe.errors import BadConfig, TemporaryFailure
-from prefprobe.settings.model import DATE, NOT_MERGED
+from prefprobe.settings.model import DATE, NO_GPUS, NOT_MERGED
 from prefprobe.sources import cache_root, fetch, file_digest, revision_now
 
 _UNREADABLE = (
@@ -77,6 +77,8 @@ def load_model(
     """
     if adapter is not None and quantisation is not None:
         raise BadConfig(f"{source}: {NOT_MERGED}.")
+    if devices is not None and device == "cpu":
+        raise BadConfig(f"{source}: {NO_GPUS}; leave one of them out.")
     on = _device(device)
     revision = revision_now(source) if revision is None else revision
     folder = _safetensors_folder(fetch(source, revision))
@@ -86,7 +88,7 @@ def load_model(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         auto = _auto_class(source, config)
         if quantisation is not None and hasattr(config, "quantization_config"):
-            raise BadConfig(f"{source}: its weights are quantised already; leave out model.quantisation.")
+            raise BadConfig(f"{source}: its weights are quantised already; leave out `quantisation`.")
         places = placed(source, lambda: auto.from_config(config, dtype=kind), on, devices, quantisation, deepest)
         how = {"dtype": kind, "device_map": places, "quantization_config": _quantised(quantisation, kind)}
         how |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -102,14 +104,16 @@ def load_model(
                 model = model.to(on)
     except torch.OutOfMemoryError as error:
         raise BadConfig(
-            f"{source}: the model does not fit on {on}; use a larger GPU, several (model.devices), bfloat16 or "
-            "model.quantisation."
+            f"{source}: the model does not fit on {on}; use a larger GPU, several (`devices`), bfloat16 or "
+            "`quantisation`."
         ) from error
     except BadConfig:
         raise
     except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadConfig(f"{source}: transformers cannot load this model: {reason}") from error
+        raise BadConfig(
+            f"{source}: transformers cannot load this model ({reason.rstrip('.')}); check its files, or name another source."
+        ) from error
     if places is not None and len(places) > 1:
         remove_hook_from_submodules(model)  # accelerate's own bring every input to every block anew
         chained(source, model, on)
@@ -224,7 +228,10 @@ def _convert(gguf: Path, folder: Path) -> None:
                 ),
             )
     except (ValueError, OSError) as error:
-        raise BadConfig(f"{gguf.name}: not a GGUF file that transformers can read: {error}") from error
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise BadConfig(
+            f"{gguf.name}: not a GGUF file that transformers can read ({reason}); download it again, or name another source."
+        ) from error
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -45,7 +45,7 @@ class PromptFormat:
         self._reads: frozenset[str] = frozenset()
         if not chat:
             if self._arguments:
-                raise BadConfig("model.template has arguments of a chat template, and `chat: false` uses none.")
+                raise BadConfig("`template` has arguments of a chat template, and bare text uses none; leave it out.")
             self._encoding = Encoding(tokenizer)
             self._beginning = _beginning(tokenizer)
             return

@@ -63,14 +63,16 @@ def chosen(templates: str | Mapping[str, str] | None, arguments: Mapping[str, An
     """
     others = {key: value for key, value in arguments.items() if key != "chat_template"}
     if not templates:
-        raise BadConfig("the tokenizer has no chat template; set `chat: false` for a base model.")
+        raise BadConfig(
+            "the tokenizer has no chat template; let a base model read bare text (`chat: false`, or --no-chat)."
+        )
     named = {"default": templates} if isinstance(templates, str) else dict(templates)
     name = arguments.get("chat_template", "default")
     if not isinstance(name, str) or name not in named:
         problem = f"has none called {name}" if "chat_template" in arguments else "says not which to use"
         raise BadConfig(
             f"the tokenizer has the chat templates {listed(sorted(named))} and {problem}; name one of them as "
-            "`chat_template` in model.template."
+            "`chat_template` in `template`."
         )
     return named[name], others
 
@@ -96,7 +98,7 @@ def read_by(template: str, arguments: Mapping[str, Any]) -> frozenset[str]:
         free = arguments_of(names)
         takes = f"takes {listed(free)}" if free else "takes none"
         raise BadConfig(
-            f"model.template: `{unread}` is no argument that the chat template reads (it {takes}); correct it or leave it out."
+            f"`template`: `{unread}` is no argument that the chat template reads (it {takes}); correct it or leave it out."
         )
     return names
 

@@ -112,7 +112,7 @@ class Turns:
             except _FAILURES as error:
                 problem = _said(error)
         raise BadConfig(
-            f"the chat template renders no plain conversation ({problem}); give what it asks for in model.template, or use "
+            f"the chat template renders no plain conversation ({problem}); give what it asks for in `template`, or use "
             "a tokenizer with another template."
         )
 
@@ -177,7 +177,7 @@ def check_thought(turns: Turns, arguments: Sequence[str]) -> None:
     """Raise BadConfig if an answer after the prompt would stand within a thought; the arguments are the template's."""
     if turns.thought:
         close = (
-            f"close it by an argument of the template in model.template (it takes {', '.join(arguments)}), or "
+            f"close it by an argument of the template in `template` (it takes {', '.join(arguments)}), or "
             if arguments
             else ""
         )

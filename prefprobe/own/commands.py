@@ -1,6 +1,7 @@
 """The commands for files of one's own: `prefprobe extract`, `probe`, `hoo`, `score` and `shift-stats`."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,18 @@ def _utilities(topics_required: bool) -> Callable[[Any], Any]:
 )
 @click.option("--system", help="A system prompt over every prompt.")
 @click.option("--chat/--no-chat", default=True, help="By the model's chat template, or as bare text.")
+@click.option(
+    "--template",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An argument of the chat template, such as enable_thinking=false; as often as there are.",
+)
+@click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="What the chat template prints as today's date; by default 2025-01-01, as in a study.",
+)
 @click.option("--revision", help="Of a model of the hub: a commit or branch; by default the newest commit.")
 @click.option("--adapter", help="A LoRA adapter (peft, safetensors) that is merged at load: a hub id or a folder.")
 @click.option("--adapter-revision", help="Of an adapter of the hub: a commit or branch; by default the newest commit.")
@@ -105,7 +118,32 @@ def extract(model: str, tasks: Path, out: Path, layers: str | None, **asked: Any
         blocks = None if layers is None else [int(layer) for layer in layers.split(",")]
     except ValueError as error:
         raise BadConfig(f"--layers {layers}: expected numbers of blocks from 0, such as 3,15; correct it.") from error
+    asked["template"] = _arguments(asked["template"])
+    asked["date"] = asked["date"] and asked["date"].date()
     click.echo(extract_prompts(Asked(model, layers=blocks, **asked), tasks, out))
+
+
+def _arguments(given: Sequence[str]) -> dict[str, Any]:
+    """Of a chat template, by name; values are YAML, as those of `--set` are."""
+    from prefprobe.errors import BadConfig
+    from prefprobe.yaml_text import parse_yaml
+
+    found: dict[str, Any] = {}
+    for each in given:
+        key, _, value = each.partition("=")
+        if not key or "=" not in each:
+            raise BadConfig(f"--template {each}: expected KEY=VALUE, such as enable_thinking=false; correct it.")
+        if key in found:
+            raise BadConfig(f"--template {each}: {key} was given before; give it once.")
+        found[key] = parse_yaml(value, f"--template {each}")
+        try:
+            json.dumps(found[key], allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BadConfig(
+                f"--template {each}: expected text, a number, true, false, null, or a list or mapping of these; put a date in "
+                "quotes within the value."
+            ) from error
+    return found
 
 
 @click.command()

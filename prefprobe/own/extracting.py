@@ -1,9 +1,10 @@
 """`prefprobe extract`: activations of a model at one position of prompts in a file, as `prefprobe probe` reads them."""
 
+import datetime
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from prefprobe.errors import BadConfig
 from prefprobe.progress import Progress
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.settings.activations import POSITION, Dtype
-from prefprobe.settings.model import NOT_MERGED, Device, Quantisation
-from prefprobe.sources import source_revision
+from prefprobe.settings.model import DATE, NOT_MERGED, Device, Quantisation, templates_own
+from prefprobe.sources import local_path, source_revision
 from prefprobe.store.formats import write_npz
 from prefprobe.store.keys import canonical_json, input_key, sha256
 from prefprobe.store.new_files import require_new_file
@@ -44,6 +45,10 @@ class Asked:
     devices: int | None = None
     """GPUs over which the blocks are divided."""
     chat: bool = True
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template."""
+    date: datetime.date | None = None
+    """What the chat template prints as today's; a study's if None."""
     layers: Sequence[int] | None = None
     position: str = "last"
     system: str | None = None
@@ -63,6 +68,7 @@ def extract_prompts(asked: Asked, tasks: Path, out: Path) -> str:
     _require_possible(asked)
     prompts = read_prompts(tasks)
     folder = out.resolve().with_name(f".{out.name}.parts")
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,12 +77,15 @@ def extract_prompts(asked: Asked, tasks: Path, out: Path) -> str:
         about = _extracted(asked, prompts, folder)
         (folder / _JOINED).rename(out)
     except BaseException:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        for each in [folder, *made[1:]]:  # nothing is left of a command that saved nothing
+            if any(each.iterdir()):
+                break
+            each.rmdir()
         raise
     shutil.rmtree(folder)
     layers = ", ".join(map(str, about["layers"]))
-    return f"{len(prompts)} prompts, layers {layers} of {about['n_layers']}, width {about['d']}: {out}"
+    said = "1 prompt" if len(prompts) == 1 else f"{len(prompts)} prompts"
+    return f"{said}, layers {layers} of {about['n_layers']}, width {about['d']}: {out}"
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -101,6 +110,17 @@ def _require_possible(asked: Asked) -> None:
         raise BadConfig(
             f"--position {asked.position}: expected last, task-last, mean or turn:-3 and the like; correct it."
         )
+    if asked.revision is not None and local_path(asked.model) is not None:
+        raise BadConfig(
+            f"--revision {asked.revision}: {asked.model} is on this machine, and no model of the hub; leave it out."
+        )
+    for option, value in (("template", asked.template), ("date", asked.date)):
+        if value and not asked.chat:
+            raise BadConfig(f"--{option}: is for the chat template, and --no-chat uses none; leave one of them out.")
+    try:
+        templates_own(dict(asked.template))
+    except ValueError as error:
+        raise BadConfig(f"--template: {error}; leave it out.") from error
     if asked.adapter is not None and asked.quantisation is not None:
         raise BadConfig(f"--quantisation {asked.quantisation} with --adapter: {NOT_MERGED}.")
     if asked.adapter is None and asked.adapter_revision is not None:
@@ -131,6 +151,8 @@ def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str,
             devices=asked.devices,
             quantisation=asked.quantisation,
             chat=asked.chat,
+            template=asked.template,
+            date=asked.date or DATE,
         )
         layers = known_layers(model, asked.layers)
         about: dict[str, Any] = {
@@ -148,7 +170,11 @@ def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str,
         }
         given = {"adapter": asked.adapter, "adapter_revision": merged, "quantisation": asked.quantisation}
         about |= {name: value for name, value in given.items() if value is not None}
-        named = {"model": None} | ({} if merged is None else {"adapter": None})  # revisions say which they are
+        named: dict[str, Any] = {"model": None} | (
+            {} if merged is None else {"adapter": None}
+        )  # their revisions say it
+        named |= {"template": asked.template} if asked.template else {}
+        named |= {"date": asked.date.isoformat()} if asked.date else {}
         params = {"asked": about | {"prompt": asked.chat} | named, "save_as": asked.save_as, "part": asked.part}
         key = input_key("extract", __version__, params, {"prompts": sha256(canonical_json(list(prompts.items())))})
         store = StepStore(ObjectStore.open(str(folder)), "extract", key, {})

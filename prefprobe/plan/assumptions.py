@@ -28,6 +28,8 @@ from prefprobe.plan.standins import CHARACTERS as CHARACTERS_OF_A_TASK
 
 NODE = 8
 """GPUs that the largest common nodes have."""
+DEVICES = Path("/dev")
+"""Where GPUs of this machine are seen."""
 
 
 def remarks(study: Study, lines: list[Line]) -> list[str]:
@@ -186,8 +188,15 @@ def _hours(study: Study, lines: list[Line]) -> Iterator[str]:
             yield f"Parameters of {model.name}: {rough(model.parameters)}, as its {how}; weights {size}."
             yield from _memory(model, study.gpu)
     yield from _drawn(study)
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
+    here = len(list(DEVICES.glob("nvidia[0-9]*")))
+    if not here:
         yield "This machine has no GPU: here the same steps run on the CPU and take far longer."
+    for model in _different(study):
+        if (model.devices or 1) > max(here, 1):
+            yield (
+                f"{model.name}: its `devices` are {model.devices} GPUs, and this machine has {here or 'none'}: here its steps "
+                "stop."
+            )
 
 
 def _memory(model: ModelFacts, gpu: float) -> Iterator[str]:
@@ -205,6 +214,8 @@ def _memory(model: ModelFacts, gpu: float) -> Iterator[str]:
         )
     elif gpus > 1:
         yield f"{model.name}: its weights take {rough_size(held)}, and each node divides its blocks over {gpus} GPUs of {each}."
+    if model.device == "cpu":
+        yield f"{model.name}: its `device` is cpu, on any node: no GPU is used, and its steps take far longer than GPU hours say."
     if model.quantisation is not None:
         alone = ", and prompts go through one at a time" if model.quantisation == "8bit" else ""
         yield f"{model.name}: GPU hours are of weights that are not quantised; {model.quantisation} ones are slower{alone}."

@@ -52,6 +52,8 @@ class ModelFacts:
     """GPUs that its settings ask for."""
     quantisation: str | None = None
     """Of its settings."""
+    device: str = "auto"
+    """Of its settings."""
 
     def gpus(self, memory: float) -> int | None:
         """How many GPUs of `memory` bytes a node takes for it."""
@@ -86,6 +88,7 @@ def model_facts(settings: ModelSettings, path: Path | None = None) -> ModelFacts
         held=None if parameters is None else kept * BYTES[settings.dtype] + (parameters - kept) * each,
         devices=settings.devices,
         quantisation=settings.quantisation,
+        device=settings.device,
     )
 
 

@@ -114,7 +114,9 @@ class Probe:
             raise BadConfig(f"{error.filename}: no such file; name a folder with {WEIGHTS} and {CARD}.") from error
         except KeyError as error:
             known = ", ".join(sorted(name.removesuffix("_w") for name in weights if name.endswith("_w")))
-            raise BadConfig(f"{folder}: holds no {error.args[0]}; its probes are {known}.") from error
+            raise BadConfig(
+                f"{folder}: holds no {error.args[0]}; its probes are {known}; name one of these by target and layer."
+            ) from error
         except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise BadConfig(f"{folder}: its probes cannot be read ({error}); save or export them again.") from error
 

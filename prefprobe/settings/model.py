@@ -13,6 +13,7 @@ NOT_MERGED = (
     "an adapter cannot be merged into quantised weights exactly; merge it into the weights first, save these, and name their "
     "folder as the source"
 )
+NO_GPUS = "`devices` is a number of GPUs, and `device: cpu` uses none"
 Device = Literal["auto", "cpu", "cuda"]
 Quantisation = Literal["8bit", "4bit"]
 RENDERERS_OWN = frozenset(
@@ -47,7 +48,8 @@ RENDERERS_OWN = frozenset(
 """Arguments of a chat template that whatever renders it sets itself."""
 
 
-def _templates_own(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def templates_own(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The arguments of a chat template, if none of them is one that the renderer sets; raises ValueError."""
     taken = sorted(set(arguments) & RENDERERS_OWN)
     if taken:
         raise ValueError(f"prompts are rendered with a {', '.join(taken)} of their own; the date is `date`")
@@ -71,8 +73,8 @@ class ModelSettings(Settings):
         default=None,
         ge=1,
         exclude_if=lambda given: given is None,
-        description="GPUs of a node over which the blocks are divided; null: all visible ones where one does not hold the "
-        "weights, else one",
+        description="GPUs of a node over which the blocks are divided, refused where it has fewer; null: all visible ones where "
+        "one does not hold the weights, else one",
     )
     quantisation: Quantisation | None = Field(
         default=None,
@@ -80,7 +82,7 @@ class ModelSettings(Settings):
         description="weights as bitsandbytes quantises them at load: LLM.int8() or NF4; null: as they are",
     )
     chat: bool = Field(default=True, description="render prompts with the chat template; false reads bare text")
-    template: Annotated[dict[str, JsonValue], AfterValidator(_templates_own)] = Field(
+    template: Annotated[dict[str, JsonValue], AfterValidator(templates_own)] = Field(
         default_factory=dict,
         description="arguments of the chat template, as in {enable_thinking: false}; `chat_template` names one of several",
     )
@@ -97,5 +99,5 @@ class ModelSettings(Settings):
         if self.quantisation and self.adapter:
             raise ValueError(NOT_MERGED)
         if self.devices is not None and self.device == "cpu":
-            raise ValueError("`devices` is a number of GPUs, and `device: cpu` uses none")
+            raise ValueError(NO_GPUS)
         return self

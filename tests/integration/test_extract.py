@@ -1,5 +1,6 @@
 """Activations at any position, in any type, in shards and by the command, of the real small chat model."""
 
+import datetime
 import json
 import multiprocessing
 import os
@@ -25,12 +26,14 @@ from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.passes import forward
 from prefprobe.cli import main
-from prefprobe.errors import BadConfig
+from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.features.feature_files import read_features
 from prefprobe.features.matrix import Features, join_features
 from prefprobe.features.stored import as_stored, select
+from prefprobe.own import commands
 from prefprobe.own.extracting import Asked, extract_prompts
 from prefprobe.progress import Progress, Stopped
+from prefprobe.settings.model import DATE
 from prefprobe.sources import source_revision
 from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
@@ -395,6 +398,15 @@ BAD = {
     "no such model": (["nowhere/at/all"], "nowhere/at/all: no such file or folder, and not a hub id"),
     "no number": (["--layers", "3;9"], "--layers 3;9: expected numbers of blocks from 0, such as 3,15"),
     "no such block": (["--layers", "30"], "layers [30]: the model has the blocks 0 to 29"),
+    "no such block, and a new folder": (["--layers", "30", "--out", "new/deep/F.npz"], "the model has the blocks 0 to 29"),
+    "a revision of what lies here": (["--revision", "main"], f"--revision main: {SMOLLM2} is on this machine, and no"),
+    "no key": (["--template", "false"], "--template false: expected KEY=VALUE, such as enable_thinking=false; correct it"),
+    "a day in a template": (["--template", "since=2026-01-01"], "--template since=2026-01-01: expected text, a number, true"),
+    "an argument twice": (["--template", "a=1", "--template", "a=2"], "--template a=2: a was given before; give it once."),
+    "no such argument": (["--template", "loud=1"], "`template`: `loud` is no argument that the chat template reads"),
+    "an argument of the renderer": (["--template", "tools=[]"], "--template: prompts are rendered with a tools of their own"),
+    "no day": (["--date", "2025-02-30"], "'2025-02-30' does not match the format '%Y-%m-%d'"),
+    "no GGUF file": (["good.txt"], "so it is not a GGUF file); download it again, or name another source."),
     "no position": (["--position", "turn:3"], "--position turn:3: expected last, task-last, mean or turn:-3"),
     "no suffix": (["--out", "F.npy"], "F.npy: what is written is .npz"),
     "a file that is there": (["--out", "there.npz"], "there.npz exists; write into a new file"),
@@ -419,12 +431,66 @@ def test_bad_input_is_one_sentence(
     for file, text in given.items():
         Path(file).write_text(text)
     changes, said = BAD[name]
-    options = {"--tasks": "good.txt", "--out": "F.npz"} | dict(zip(changes[::2], changes[1::2], strict=False))
-    source = SMOLLM2 if changes[0].startswith("--") else changes[0]
+    words = [SMOLLM2, *changes] if changes[0].startswith("--") else changes
+    usual = [("--tasks", "good.txt"), ("--out", "F.npz")]
+    words = words + [word for option in usual if option[0] not in words for word in option]
     with pytest.raises(SystemExit) as ended:
-        main(["extract", source, *(word for pair in options.items() for word in pair)])
+        main(["extract", *words])
     assert ended.value.code == 78
     error = capsys.readouterr().err
     assert said in error
-    assert len(re.findall(r"^prefprobe: ", error, re.MULTILINE)) == 1
+    assert len(re.findall(r"^(?:prefprobe|Error): ", error, re.MULTILINE)) == 1
     assert {p.name for p in tmp_path.iterdir()} == set(given)
+
+
+def test_a_template_is_of_a_chat_and_several_gpus_are_of_a_node_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = prompts_of(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for given, name in (({"template": {"a": 1}}, "template"), ({"date": datetime.date(2026, 1, 1)}, "date")):
+        with pytest.raises(BadConfig, match=f"^--{name}: is for the chat template, and --no-chat uses none; leave one"):
+            extract_prompts(Asked(SMOLLM2, chat=False, **given), file, tmp_path / "F.npz")
+    with pytest.raises(TemporaryFailure, match=r"^devices: 2 GPUs were asked for, and this node has none to use; "):
+        extract_prompts(Asked(SMOLLM2, devices=2), file, tmp_path / "F.npz")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_prompts_are_rendered_with_the_arguments_and_the_date_of_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny, file, out = tmp_path / "tiny", prompts_of(tmp_path), tmp_path / "F.npz"
+    save(ZOO["Llama"].make(0), tiny)
+    template = tiny / "chat_template.jinja"
+    text = template.read_text("utf-8")
+    template.write_text(text + "{% if loud %}!{% endif %}{{ tone }}{{ strftime_now('%d') }}", "utf-8")
+    given = ["--layers", "2", "--template", "loud=true", "--template", "tone=kind", "--date", "2026-02-03"]
+    main(["extract", str(tiny), "--tasks", str(file), "--out", str(out), *given])
+    arrays = read_npz(out.read_bytes())
+    prompt = json.loads(str(arrays["about"]))["prompt"]
+    assert f"by default {DATE}," in next(str(p.help) for p in commands.extract.params if p.name == "date")
+    assert (prompt["template"], prompt["date"]) == ({"loud": True, "tone": "kind"}, "2026-02-03")
+    loaded = load_model(str(tiny), template={"loud": True, "tone": "kind"}, date=datetime.date(2026, 2, 3))
+    assert loaded.tokenizer.decode(loaded.prompt_tokens("Hello", None)).endswith("!kind03")
+    want = extract_activations(loaded, [text for _, text in TASKS[:4]], layers=[2])[2]
+    np.testing.assert_allclose(arrays["layer_2"], want, atol=1e-4 * np.abs(want).max())
+
+
+def test_parts_are_of_one_template_and_one_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, file, out = tmp_path / "tiny", prompts_of(tmp_path), tmp_path / "F.npz"
+    save(ZOO["Llama"].make(0), tiny)
+    template = tiny / "chat_template.jinja"
+    template.write_text(template.read_text("utf-8") + "{{ tone }}{{ strftime_now('%d') }}", "utf-8")
+    days = (datetime.date(2026, 2, day) for day in (3, 4))
+    asked = [
+        Asked(str(tiny), template=tone, date=day) for day in days for tone in ({}, {"tone": "kind"}, {"tone": "grim"})
+    ]
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prefprobe.own.extracting._joined", killed)
+    for n, each in enumerate(asked, 1):
+        with pytest.raises(KeyboardInterrupt):
+            extract_prompts(each, file, out)
+        assert len(list(tmp_path.glob(".F.npz.parts/steps/extract/*"))) == n

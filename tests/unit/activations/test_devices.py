@@ -208,7 +208,7 @@ def test_where_a_model_goes_follows_from_memory_and_settings(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
     made = lambda: model  # noqa: E731
-    assert placed("m", made, cpu, None, None) is None
+    assert placed("m", made, cpu, None, None) is placed("m", made, cpu, 1, None) is None
     assert placed("m", made, cpu, None, "4bit") == {"": cpu}
     assert placed("m", made, cuda, None, None) == placed("m", made, cuda, 1, None) == {"": GPUS[0]}
     assert set((placed("m", made, cuda, 2, None) or {}).values()) == set(GPUS[:2])
@@ -217,11 +217,17 @@ def test_where_a_model_goes_follows_from_memory_and_settings(monkeypatch: pytest
     assert placed("m", made, cuda, None, "4bit") == {"": GPUS[0]}
     free *= 0.3
     with pytest.raises(
-        BadConfig, match=r"^m: its weights take .* kB, and 2 GPUs have room for .*model\.quantisation\.$"
+        BadConfig,
+        match=r"^m: its weights take .* kB, and 2 GPUs have room for .*; use more .`devices`. or larger .*`quantisation`.$",
     ):
         placed("m", made, cuda, None, None)
     with pytest.raises(TemporaryFailure, match="3 GPUs were asked for, and this node has 2"):
         placed("m", made, cuda, 3, None)
+    for quantisation in (None, "4bit"):
+        with pytest.raises(TemporaryFailure, match=r"^devices: 2 GPUs were asked for, and this node has none to use; "):
+            placed("m", made, cpu, 2, quantisation)
+    with pytest.raises(BadConfig, match=r"^m: `devices` is a number of GPUs, and `device: cpu` uses none; leave one"):
+        load_model("m", device="cpu", devices=2)
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_arguments_reach_the_template() -> None:
     assert tokenizer.decode(PromptFormat(tokenizer).tokens("Hello")).endswith("assistant\n")
     with pytest.raises(BadConfig, match="`enable_thinking` is no argument"):
         PromptFormat(tokenizer, template={"enable_thinking": False})
-    with pytest.raises(BadConfig, match="`chat: false` uses none"):
+    with pytest.raises(BadConfig, match="`template` has arguments of a chat template, and bare text uses none"):
         PromptFormat(tokenizer, chat=False, template={"enable_thinking": False})
 
 

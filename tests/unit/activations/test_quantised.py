@@ -73,5 +73,5 @@ def test_what_cannot_be_quantised_exactly_is_refused(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadConfig, match=r": its weights are quantised already; leave out model\.quantisation\.$"):
+    with pytest.raises(BadConfig, match=r": its weights are quantised already; leave out `quantisation`\.$"):
         load_model(str(folder), device="cpu", quantisation="8bit")

@@ -128,7 +128,7 @@ def test_the_answer_stands_after_the_thought_or_nowhere(
         check_thought(of, names)
     assert f"`{thought.strip()}`" in str(refused.value)
     assert all(word in str(refused.value) for word in ("choices.engine: api", *names))
-    assert ("model.template" in str(refused.value)) == bool(names)  # nothing is advised that cannot be done
+    assert ("`template`" in str(refused.value)) == bool(names)  # nothing is advised that cannot be done
     return None
 
 
@@ -202,7 +202,7 @@ def test_templates_that_no_prompt_can_be_made_of_twice(template: str) -> None:
         ({"rag": "two", "tools": "three"}, {}, "has the chat templates rag and tools and says not which"),
         ("one", {"chat_template": "rag"}, "has the chat templates default and has none called rag"),
         ("one", {"chat_template": ["rag"]}, r"has none called \['rag'\]"),
-        (None, {}, "has no chat template; set `chat: false`"),
+        (None, {}, "has no chat template; let a base model read bare text"),
     ],
 )
 def test_one_of_several_templates_is_named(templates: Any, arguments: dict[str, Any], expected: Any) -> None:

@@ -502,7 +502,7 @@ def test_scoring_what_does_not_fit_is_refused(probe: Path, tmp_path: Path, capsy
         (
             FEATURES,
             ("--layer", 3),
-            r"probe: holds no raw_3_w; its probes are demeaned_2, demeaned_5, raw_2, raw_5",
+            r"probe: holds no raw_3_w; its probes are demeaned_2, demeaned_5, raw_2, raw_5; name one of these by target",
         ),
     ]
     out = tmp_path / "s.csv"

@@ -695,6 +695,16 @@ def test_the_presets_of_larger_models_are_planned(
             "which 2 GPUs of 80.0 GB (--gpu-memory) hold, and model.devices says 1: the steps",
             1,
         ),
+        (
+            ["--set", "model.devices=99"],
+            "lab/chat-70b: its `devices` are 99 GPUs, and this machine has none: here its steps stop.",
+            99,
+        ),
+        (
+            ["--set", "model.device=cpu"],
+            "lab/chat-70b: its `device` is cpu, on any node: no GPU is used, and its steps",
+            2,
+        ),
         (["--set", "model.quantisation=8bit"], "8bit ones are slower, and prompts go through one at a time.", 1),
         (["--set", "model.quantisation=4bit"], "as its name says; weights 140 GB, quantised ", 1),
         (
@@ -710,6 +720,7 @@ def test_what_does_not_fit_is_said(
 ) -> None:  # fmt: skip
     for variable in ("HF_HOME", "HF_HUB_CACHE", "PREFPROBE_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr("prefprobe.plan.assumptions.DEVICES", tmp_path)  # a machine without a GPU
     chat = ["--set", "model={source: lab/chat-70b, dtype: bfloat16}", "--set", "encoders={}"]
     steps, whole = planned(capsys, PRESETS / "demo.yaml", *chat, *options)
     assert expected in " ".join(whole["remarks"])

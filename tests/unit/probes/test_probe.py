@@ -90,7 +90,9 @@ def test_the_best_probe_of_a_step_is_loaded_or_the_one_asked_for(tmp_path: Path)
     assert Probe.load(folder).w.tolist() == [12, 12]
     assert Probe.load(folder, target="demeaned").w.tolist() == [3, 3]
     assert Probe.load(folder, layer=3).card["source"] == "abc"
-    with pytest.raises(BadConfig, match=r"holds no raw_5_w; its probes are demeaned_12, demeaned_3, raw_12, raw_3"):
+    with pytest.raises(
+        BadConfig, match=r"holds no raw_5_w; its probes are demeaned_12, demeaned_3, raw_12, raw_3; name one"
+    ):
         Probe.load(folder, layer=5)
 
 
