@@ -8,8 +8,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from prefprobe.progress import Stopped
-
 T = TypeVar("T")
 _BEHIND = 32
 """Copies that are waited for at most: some batches of some layers, so that a device never waits."""
@@ -58,7 +56,7 @@ class Coming:
 def one_behind(device: torch.device, begun: Iterable[T], end: Callable[[T], None]) -> None:
     """`end` each of `begun`, whose kernels were queued when it came: on a GPU not before the next one's are queued too.
 
-    When `end` is asked to stop (Stopped), what was begun is ended all the same.
+    Whatever stops it, be it in `end` or in what would have been begun next, is raised when what was begun is ended as well.
     """
     waiting: deque[T] = deque()
     try:
@@ -68,8 +66,8 @@ def one_behind(device: torch.device, begun: Iterable[T], end: Callable[[T], None
                 end(waiting.popleft())
         while waiting:
             end(waiting.popleft())
-    except Stopped:
+    except Exception:
         while waiting:
-            with suppress(Stopped):
+            with suppress(Exception):  # the first one is told
                 end(waiting.popleft())
         raise

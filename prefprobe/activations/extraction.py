@@ -13,7 +13,7 @@ from prefprobe.activations.checks import check_model
 from prefprobe.activations.coming import one_behind
 from prefprobe.activations.compiled import compile_if_worth
 from prefprobe.activations.model import LoadedModel
-from prefprobe.activations.passes import Kept, Passed, Span, forward
+from prefprobe.activations.passes import Kept, Passed, Span, forward, settled
 from prefprobe.errors import BadConfig
 from prefprobe.features.stored import as_stored, widened
 from prefprobe.progress import Progress
@@ -72,7 +72,8 @@ def extract_activations(
     check_model(model)
     spans = _spans(model, rows, tokens, [position])
     passed = forward(model, tokens, layers=wanted, spans=spans)
-    return {layer: values[:, 0] for layer, values in _finite(passed, [name for name, _, _ in rows]).items()}
+    kept = _finite(settled(model, passed, tokens, spans), [name for name, _, _ in rows])
+    return {layer: values[:, 0] for layer, values in kept.items()}
 
 
 def known_layers(model: LoadedModel, layers: Sequence[int] | None) -> list[int]:
@@ -119,11 +120,11 @@ def _spans(
     return found
 
 
-def _finite(passed: Passed, names: Sequence[str]) -> Kept:
+def _finite(kept: Kept, names: Sequence[str]) -> Kept:
     """What was kept; a prompt whose activation is not finite is refused under its name."""
-    for layer, values in passed.kept.items():
+    for layer, values in kept.items():
         _require_finite(values, layer, names, "use dtype float32 or bfloat16, and check the weights")
-    return passed.kept
+    return kept
 
 
 def _require_finite(values: npt.NDArray[Any], layer: int, names: Sequence[str], remedy: str, of: str = "") -> None:
@@ -205,11 +206,12 @@ def extract(
 
     def end(part: tuple[str, list[int], Passed]) -> None:
         name, chunk, passed = part
+        names_of = [of[i][0] for i in chunk]
+        kept = settled(model, passed, [tokens[i] for i in chunk], [spans[i] for i in chunk])
+        arrays = _arrays(_finite(kept, names_of), positions, dtype, names_of)
+        arrays["task_ids"] = np.array([rows[i][0] for i in chunk])
         if passed.alone and ALONE not in there:
             there[ALONE] = store.write_part(ALONE, json_bytes(model.packing.why))
-        names_of = [of[i][0] for i in chunk]
-        arrays = _arrays(_finite(passed, names_of), positions, dtype, names_of)
-        arrays["task_ids"] = np.array([rows[i][0] for i in chunk])
         writing.append((name, len(chunk), writer.submit(write, name, arrays)))
         written(behind)
 

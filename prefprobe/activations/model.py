@@ -24,10 +24,10 @@ class Packing:
     rules: DistanceRules
     named: frozenset[int]
     """Every whole number in the configuration."""
-    exact_to: dict[tuple[bool, bool, bool, int, int], int] = field(default_factory=dict)
+    exact_to: dict[tuple[bool, bool, bool, int, int], tuple[int, int]] = field(default_factory=dict)
     """{(whether blocks were compiled, whether all prompts share a beginning, whether other tokens than the last were read, how
-    far apart neighbours in a prompt may lie in a pack, as a number of bits, the deepest block that was read): tokens up to
-    which packed values were compared with the model's own}."""
+    far apart neighbours in a prompt may lie in a pack, as a number of bits, the deepest block that was read): tokens of a
+    prompt, and places of a pack, up to which packed values were compared with the model's own}."""
     apart_from: float = math.inf
     """Prompts of as many tokens and more go through alone."""
     why: str = ""
@@ -41,11 +41,13 @@ class Packing:
     beginning: tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=lambda: ([], []))
     """The beginning that was computed last: its tokens, and keys and values of every block."""
 
-    def compared(self, compiled: bool, shared: bool, others: bool, gap: int, deepest: int) -> int:
-        """Tokens up to which values of such passes were compared; packs that are laid out wider serve for narrower ones."""
+    def compared(self, compiled: bool, shared: bool, others: bool, gap: int, deepest: int) -> tuple[int, int]:
+        """Tokens and places up to which values of such passes were compared; packs that are laid out wider serve for narrower
+        ones.
+        """
         way = compiled, shared, others, deepest
-        same = (n for (*its, g, d), n in self.exact_to.items() if (*its, d) == way and g >= gap)
-        return max(same, default=0)
+        same = [n for (*its, g, d), n in self.exact_to.items() if (*its, d) == way and g >= gap]
+        return max((tokens for tokens, _ in same), default=0), max((places for _, places in same), default=0)
 
 
 @dataclass

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -59,6 +60,12 @@ class Passed:
         if self.coming is not None:
             self.coming.wait()
         return self.arrays
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it are numbers."""
+        hidden = True if self.hidden is None else bool(self.hidden.isfinite().all())
+        return hidden and all(bool(np.isfinite(values).all()) for values in self.kept.values())
 
 
 def forward(
@@ -118,6 +125,8 @@ def forward(
         row: int(path[-1] - path[0]) + 1 - len(path) for p in packs for row, path in zip(p.rows, p.paths, strict=True)
     }
     farthest = max(gaps, key=lambda row: gaps[row])
+    widest = max(packs, key=lambda p: len(p.tokens))
+    places = skip + len(widest.tokens)
     others = any(start < n - 1 for n, each in zip(lengths, spans, strict=True) for start, _ in each)
     regime = compiled, skip > 0, others, gaps[farthest].bit_length(), model.n_layers if tail else max(layers)
     compared = model.packing.compared(*regime)
@@ -127,19 +136,21 @@ def forward(
     except torch.OutOfMemoryError:
         raise
     except (NotPackable, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
-        if compared:
+        if any(compared):
             raise
         _log.debug("packed pass", exc_info=True)
         why, apart_from = f"its layers take no {'compiled' if compiled else 'packed'} pass", 0
     else:
-        if not _is_new(model, longest, compared):
+        if not any(map(partial(_is_new, model), (longest, places), compared)):
             return result
-        some = {lengths.index(longest), farthest}
-        rows = sorted(some if compared else some | {lengths.index(min(lengths))})
+        some = {lengths.index(longest), farthest, widest.rows[-1]}
+        rows = sorted(some if any(compared) else some | {lengths.index(min(lengths))})
         own = _one_by_one(model, [sequences[i] for i in rows], [spans[i] for i in rows], *wanted)
+        if not own.finite:  # which is refused, and says nothing of packs
+            return result
         apart = _difference(result, rows, own)
         if apart < tolerance(model):
-            model.packing.exact_to[regime] = longest
+            model.packing.exact_to[regime] = max(longest, compared[0]), max(places, compared[1])
             return result
         _log.info("packed values differ from %s's own by %.1e at %d tokens", model.family, apart, longest)
         why, apart_from = "packed values are not its own", longest
@@ -150,11 +161,27 @@ def forward(
     return _one_by_one(model, sequences, spans, *wanted)
 
 
-def _is_new(model: LoadedModel, longest: int, compared: int) -> bool:
-    """Whether prompts may be in another regime than those that were compared: a quarter longer, or beyond any number that
-    the configuration names, as windows, chunks and lengths of training are.
+def settled(
+    model: LoadedModel, passed: Passed, sequences: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]]
+) -> Kept:
+    """`kept` of these sequences, of which those that are not finite are computed once more, alone: in a pack a value that is
+    no number spreads to prompts beside its own.
     """
-    return longest > 1.25 * compared or any(compared <= n <= longest for n in model.packing.named if longest > compared)
+    kept = passed.kept
+    bad = ~np.logical_and.reduce([np.isfinite(values).all(axis=(1, 2)) for values in kept.values()])
+    rows = [] if passed.alone else np.flatnonzero(bad).tolist()
+    if rows:
+        own = _one_by_one(model, [sequences[i] for i in rows], [spans[i] for i in rows], tuple(kept), 0)
+        for layer, values in own.kept.items():
+            kept[layer][rows] = values
+    return kept
+
+
+def _is_new(model: LoadedModel, reached: int, compared: int) -> bool:
+    """Whether prompts, or packs, may be in another regime than those that were compared: a quarter longer, or beyond any
+    number that the configuration names, as windows, chunks and lengths of training are.
+    """
+    return reached > 1.25 * compared or any(compared <= n <= reached for n in model.packing.named if reached > compared)
 
 
 def _difference(packed: Passed, rows: list[int], alone: Passed) -> float:

@@ -1,9 +1,12 @@
 """`prefprobe extract`: activations of a model at one position of prompts in a file, as `prefprobe probe` reads them."""
 
 import datetime
+import fcntl
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prefprobe import __version__
-from prefprobe.errors import BadConfig
+from prefprobe.errors import BadConfig, TemporaryFailure
 from prefprobe.progress import Progress
 from prefprobe.records import Columns, Record, read_records
 from prefprobe.settings.activations import POSITION, Dtype
@@ -69,23 +72,41 @@ def extract_prompts(asked: Asked, tasks: Path, out: Path) -> str:
     prompts = read_prompts(tasks)
     folder = out.resolve().with_name(f".{out.name}.parts")
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadConfig(f"{out}: cannot be written ({error.strerror}); name a new file elsewhere.") from error
-    try:
-        about = _extracted(asked, prompts, folder)
-        (folder / _JOINED).rename(out)
-    except BaseException:
-        for each in [folder, *made[1:]]:  # nothing is left of a command that saved nothing
-            if any(each.iterdir()):
-                break
-            each.rmdir()
-        raise
-    shutil.rmtree(folder)
+    with _held(folder, out):
+        try:
+            require_new_file(out, ".npz")  # which another process may have written by now
+            about = _extracted(asked, prompts, folder)
+            (folder / _JOINED).rename(out)
+        except BaseException:
+            with suppress(OSError):  # parts are kept, and nothing is left of a command that saved none
+                for each in [folder, *made[1:]]:
+                    each.rmdir()
+            raise
+        shutil.rmtree(folder)
     layers = ", ".join(map(str, about["layers"]))
     said = "1 prompt" if len(prompts) == 1 else f"{len(prompts)} prompts"
     return f"{said}, layers {layers} of {about['n_layers']}, width {about['d']}: {out}"
+
+
+@contextmanager
+def _held(folder: Path, out: Path) -> Iterator[None]:
+    """The folder of parts, made if need be, for this process alone; the lock ends with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise BadConfig(f"{out}: cannot be written ({error.strerror}); name a new file elsewhere.") from error
+    try:
+        with suppress(OSError):  # some file systems know no locks
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TemporaryFailure(
+                    f"{out}: another process is extracting into it; wait for that, or write into another file."
+                ) from None
+        yield
+    finally:
+        os.close(opened)
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -184,8 +205,14 @@ def _extracted(asked: Asked, prompts: dict[str, str], folder: Path) -> dict[str,
         )
     about["alone"] = ALONE in store.parts()
     files = [folder / cas_key(part.digest) for part in parts.values()]
-    with (folder / _JOINED).open("wb") as file:
-        write_npz(file, _joined(files, list(prompts), {"about": np.array(canonical_json(about).decode())}))
+    try:
+        with (folder / _JOINED).open("wb") as file:
+            write_npz(file, _joined(files, list(prompts), {"about": np.array(canonical_json(about).decode())}))
+    except OSError as error:
+        raise TemporaryFailure(
+            f"{folder / _JOINED}: cannot be written ({error.strerror}); all parts are saved, and the same command goes on "
+            "from there."
+        ) from error
     return about
 
 

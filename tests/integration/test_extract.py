@@ -1,6 +1,8 @@
 """Activations at any position, in any type, in shards and by the command, of the real small chat model."""
 
 import datetime
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -324,6 +326,42 @@ def prompts_of(folder: Path) -> Path:
     file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in TASKS[:4]))
     return file
+
+
+def test_one_process_at_a_time_extracts_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first one would take the folder of parts away from the second."""
+    file, out, folder = prompts_of(tmp_path), tmp_path / "F.npz", tmp_path / ".F.npz.parts"
+    folder.mkdir()
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(SystemExit) as ended:
+        main(["extract", "no/model", "--tasks", str(file), "--out", str(out)])
+    assert ended.value.code == 75
+    assert "F.npz: another process is extracting into it; wait for that" in capsys.readouterr().err
+    assert folder.is_dir()
+    os.close(other)
+    with pytest.raises(SystemExit):
+        main(["extract", "no/model", "--tasks", str(file), "--out", str(out)])
+    assert "no/model" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_disk_that_is_full_when_parts_are_joined_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, out = prompts_of(tmp_path), tmp_path / "F.npz"
+    save(ZOO["Llama"].make(0), tmp_path / "tiny")
+    asked = Asked(str(tmp_path / "tiny"), part=2)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prefprobe.own.extracting.write_npz", full)
+        with pytest.raises(TemporaryFailure, match=r"No space left on device\); all parts are saved"):
+            extract_prompts(asked, file, out)
+    assert len(list(tmp_path.glob(".F.npz.parts/steps/extract/*/parts/part-*"))) == 2
+    monkeypatch.setattr("prefprobe.activations.extraction.forward", full)
+    extract_prompts(asked, file, out)
+    assert read_npz(out.read_bytes())["task_ids"].tolist() == [id_ for id_, _ in TASKS[:4]]
 
 
 def test_prompts_are_extracted_with_quantised_weights(tmp_path: Path) -> None:

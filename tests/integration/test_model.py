@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from prefprobe.activations import packing, passes
+from prefprobe.activations import extraction, packing, passes
 from prefprobe.activations.checks import check_model
-from prefprobe.activations.extraction import extract, layer_numbers
+from prefprobe.activations.coming import one_behind
+from prefprobe.activations.extraction import extract, extract_activations, layer_numbers
 from prefprobe.activations.loading import load_model
 from prefprobe.activations.model import LoadedModel
 from prefprobe.activations.prompts import PromptFormat
@@ -31,6 +32,7 @@ from prefprobe.store.formats import read_npz
 from prefprobe.store.objects import ObjectStore
 from prefprobe.store.steps import StepStore
 from prefprobe.tasks.pool import DEMO, read_tasks
+from tests.integration.test_zoo import ZOO, save
 from tests.questions import Saved, question
 
 pytestmark = pytest.mark.model
@@ -227,6 +229,34 @@ def test_a_nan_activation_stops_extraction_with_its_task(model: LoadedModel, tmp
     with pytest.raises(BadConfig, match="task bad: the activation after block 3 is not finite"):
         extract(own, [("bad", "a xylophone", None)], [3], store, 7, Progress())
     assert store.parts() == {}
+
+
+def test_a_nan_in_a_later_part_stops_under_its_own_name_and_loses_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the next part is begun by then. In a pack what is no number spreads to the prompts beside it."""
+    monkeypatch.setattr(extraction, "one_behind", lambda _, *rest: one_behind(torch.device("cuda"), *rest))
+    save(ZOO["Llama"].make(0), tmp_path / "tiny")
+    own = load_model(str(tmp_path / "tiny"), device="cpu")
+    check_model(own)
+    rows = [(f"t{n}", "x" * (n + 3), None) for n in range(10)]
+    good = rows.copy()
+    rows[5] = ("bad", "x" * 7 + "q", None)  # beside t4, in the third part of two
+    store, calm = (StepStore(ObjectStore.open(str(tmp_path / name)), "extract", "k" * 64, {}) for name in "ab")
+    extract(own, good, [1], calm, 2, Progress.silent())
+    own.model.get_input_embeddings().weight[own.tokenizer("q").input_ids[0]] = float("nan")
+    with pytest.raises(BadConfig, match="task bad: the activation after block 1 is not finite"):
+        extract(own, rows, [1], store, 2, Progress.silent())
+    with pytest.raises(BadConfig, match="prompt 2: the activation after block 1 is not finite"):
+        extract_activations(own, ["xxx", "xxxx", "xxxxq", "xxxxr"], layers=[1])
+    fresh = load_model(str(tmp_path / "tiny"), device="cpu")
+    fresh.model.get_input_embeddings().weight[:] = own.model.get_input_embeddings().weight
+    with pytest.raises(BadConfig, match="prompt 0: the activation after block 1 is not finite"):
+        extract_activations(fresh, ["q"], layers=[1])
+    assert not fresh.packing.why  # it is no fault of packs, and no proof of them
+    assert not fresh.packing.exact_to
+    assert list(store.parts()) == ["part-00000.npz", "part-00001.npz", "part-00003.npz"]
+    assert store.parts().items() < calm.parts().items()
 
 
 def test_an_untrained_copy_differs_and_repeats(model: LoadedModel) -> None:

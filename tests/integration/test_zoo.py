@@ -315,7 +315,15 @@ _LAYOUTS = {
         ),
         [["a" * 50 + "b", "a" * 50 + "c", "d"], [f"{a}{b}" + "e" * 30 for a in "abcdef" for b in "abcdef"]],
     ),
-}
+    # queries are scaled by their place in the pack: few prompts stay below the first step, then as long ones reach it
+    "scales by place": (
+        _family(
+            "Llama4TextConfig", num_local_experts=2, intermediate_size_mlp=48, no_rope_layers=[1, 0, 1, 1], floor_scale=200,
+            attn_scale=1.0,
+        ),
+        [["s" * 100 + letter * 20 for letter in letters] for letters in ("abc", "abcdefgh")],
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", _LAYOUTS)

@@ -33,23 +33,42 @@ def test_all_are_ended_in_order_and_a_gpu_has_one_more_to_do(device: str, ahead:
 
 
 @pytest.mark.parametrize(("device", "done"), [("cpu", [0, 1]), ("cuda", [0, 1, 2])])
-def test_a_stop_ends_what_was_begun_and_an_error_does_not(device: str, done: list[int]) -> None:
+@pytest.mark.parametrize("error", [Stopped("asked to"), ValueError("broken")])
+def test_whatever_stops_it_what_was_begun_is_ended_and_the_first_error_told(
+    device: str, done: list[int], error: Exception
+) -> None:
     ended: list[int] = []
 
     def stopped(one: int) -> None:
         ended.append(one)
         if one:
-            raise Stopped("asked to")
+            raise error if one == 1 else ValueError("a second one")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(type(error), match=str(error)):
         one_behind(torch.device(device), range(9), stopped)
     assert ended == done
 
-    def broken(one: int) -> None:
-        ended.append(one)
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_was_begun_is_ended_where_the_next_cannot_be_begun(device: str) -> None:
+    ended: list[int] = []
+
+    def begin() -> Iterator[int]:
+        yield from range(3)
         raise ValueError("broken")
 
-    ended.clear()
     with pytest.raises(ValueError, match="broken"):
-        one_behind(torch.device(device), range(9), broken)
+        one_behind(torch.device(device), begin(), ended.append)
+    assert ended == [0, 1, 2]
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+    ended: list[int] = []
+
+    def interrupted(one: int) -> None:
+        ended.append(one)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one_behind(torch.device("cuda"), range(9), interrupted)
     assert ended == [0]
