@@ -144,6 +144,9 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES, default="gemma3-27b")
     parser.add_argument("--blocks", type=int, help="fewer than the shape has")
     parser.add_argument("--prompts", type=int, default=4096)
+    parser.add_argument(
+        "--questions", type=int, default=1280, help="ordered pairs of tasks; a part of the study has 4096"
+    )
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, help="in place of the product's own number")
     parser.add_argument("--rounds", type=int, default=2)
@@ -160,7 +163,7 @@ def main() -> None:
     layers = sorted({int(depth * config.num_hidden_layers) for depth in DEPTHS})
     own = prompts_of(options.prompts, rng)
     instructions, middle, end = (rng.integers(1000, 120000, k).tolist() for k in (60, 5, 6))
-    pairs = [(i, int(j)) for i in range(128) for j in rng.choice(options.prompts, 5, replace=False)]
+    pairs = [(i, int(j)) for i in range(options.questions // 10) for j in rng.choice(options.prompts, 5, replace=False)]
     kinds: dict[str, tuple[Prompts, dict[str, Any]]] = {
         "activations": (own, {"layers": layers}),
         "choices": (
