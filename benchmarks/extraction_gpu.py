@@ -162,18 +162,6 @@ class Bench:
         """A run of the product's own pass."""
         return lambda: forward(self.model, prompts, **wanted)
 
-    def uncompiled(self, run: Callable[[], object]) -> Callable[[], object]:
-        """The same without compiled blocks."""
-
-        def plain() -> None:
-            kept, self.model.packing.compiled = self.model.packing.compiled, ()
-            try:
-                run()
-            finally:
-                self.model.packing.compiled = kept
-
-        return plain
-
     def stopped(self, run: Callable[[], object]) -> Callable[[], object]:
         """The same with no block above the deepest that is read."""
         blocks = self.model.backbone.layers

@@ -49,7 +49,7 @@ def _sorted(sequences: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     lists = [s if isinstance(s, list) else list(s) for s in sequences]
     order = sorted(range(len(lists)), key=lambda row: (lists[row], row))
     shared = [_common(lists[before], lists[row]) for before, row in pairwise(order)]
-    return list(zip(order, [0, *shared], strict=True))
+    return list(zip(order, [0, *shared], strict=False))  # of none there is none
 
 
 def _laid_out(

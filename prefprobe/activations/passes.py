@@ -112,7 +112,8 @@ def forward(
     compiled, most = bool(model.packing.compiled), model.packing.most_tokens
     if compiled:
         skip = skip if skip >= SHARED_FROM else 0
-        # the first of several GPUs is idle at the end for as long as the last is at the start: for a batch's passage
+        # the first of several GPUs is idle at the end for as long as the last is at the start: for a batch's passage; below a
+        # quarter, products of matrices would be too small
         several = min(len(set(model.block_devices)), 4)
         packs = even_packs(sequences, skip, batch_tokens or COMPILED_TOKENS // several, most)
         batched = [[each] for each in packs]
@@ -237,8 +238,8 @@ def _packed(
             places = [path[a - skip : b - skip] for row, path in zip(rows, paths, strict=True) for a, b in spans[row]]
             ends = np.stack([path[-last:] for path in paths])
             nodes = np.unique(np.concatenate([ends.ravel(), *places]))
-            if len(nodes) < MASK_BLOCK:  # a few queries would be compiled for themselves
-                nodes = np.union1d(nodes, np.arange(min(MASK_BLOCK, max(len(p.tokens) for p in batch))))
+            if model.packing.compiled and len(nodes) < MASK_BLOCK:  # a few queries would be compiled for themselves
+                nodes = np.union1d(nodes, np.arange(min(MASK_BLOCK, len(batch[0].tokens))))
             try:
                 seen = _run(model, batch, beginning, skip, layers, deepest, nodes, tail > 0)
             except torch.OutOfMemoryError:

@@ -107,7 +107,7 @@ class LocalEngine:
             if ahead:
                 yield ahead.popleft().result()
 
-    def _begun(self, questions: list[Question], asked: list[Asked]) -> "_Begun":
+    def _begun(self, questions: list[Question], asked: list[Asked]) -> _Begun:
         """Kernels are queued, and nothing waits for them."""
         tail = max(len(each.shared) for each in asked) + 1
         passed = forward(self._model, [each.prompt + each.shared for each in asked], tail=tail)
@@ -117,7 +117,7 @@ class LocalEngine:
             rows = Copy(torch.cat([self._read(*some) for some in parts]))
         return _Begun(questions, asked, rows, passed.alone)
 
-    def _answers(self, begun: "_Begun") -> list[Answer]:
+    def _answers(self, begun: _Begun) -> list[Answer]:
         rows = begun.rows.array()
         if not np.isfinite(rows).all():
             raise BadConfig(
